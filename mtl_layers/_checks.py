@@ -1,0 +1,49 @@
+"""Checks of arguments that several layers share. Each error names the argument, the rule and what came."""
+
+from numbers import Integral, Real
+
+
+def check_positive(name, value, minimum=1):
+    """Returns an integer that is at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
+        raise ValueError(f"`{name}` must be an integer of at least {minimum}; received: {name}={value!r}")
+    return int(value)
+
+
+def check_hidden_units(name, value, allow_empty=False):
+    """Returns a tuple of positive integers."""
+    units = tuple(value) if isinstance(value, list | tuple) else None
+    legal = units is not None and (units or allow_empty)
+    if not legal or any(isinstance(u, bool) or not isinstance(u, Integral) or u < 1 for u in units):
+        rule = "a tuple of positive integers" if allow_empty else "a non-empty tuple of positive integers"
+        raise ValueError(f"`{name}` must be {rule}; received: {name}={value!r}")
+    return tuple(int(u) for u in units)
+
+
+def check_rate(name, value):
+    """Returns a rate in [0, 1)."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < 1:
+        raise ValueError(f"`{name}` must be in [0, 1); received: {name}={value!r}")
+    return float(value)
+
+
+def check_indexes(name, value, size):
+    """Returns distinct indexes below `size` as a tuple; None stands for all of them."""
+    if value is None:
+        return tuple(range(size))
+    indexes = tuple(value)
+    if not indexes or len(set(indexes)) != len(indexes) or any(i not in range(size) for i in indexes):
+        raise ValueError(f"`{name}` must be distinct indexes below {size}, or None for all; received: {name}={value!r}")
+    return indexes
+
+
+def per_level(name, value, num_levels):
+    """Returns one entry per level: a single number stands for every level, a sequence must have one entry each."""
+    if not isinstance(value, list | tuple):
+        return (value,) * num_levels
+    if len(value) != num_levels:
+        raise ValueError(
+            f"`{name}` must be a number, or a sequence with an entry for each of the {num_levels} levels; "
+            f"received: {name}={value!r}"
+        )
+    return tuple(value)

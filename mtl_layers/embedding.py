@@ -1,0 +1,203 @@
+"""From raw features to one dense vector per row, inside the model."""
+
+import tensorflow as tf
+
+from mtl_layers._checks import check_positive
+from mtl_layers._keras import keras, ops, register
+from mtl_layers.features import MultiValued, Numeric, deserialize, serialize
+from mtl_layers.features.spec import Spec
+
+
+@register
+class FeatureEmbedding(keras.layers.Layer):
+    """Looks up, embeds, standardises and pools raw features, so that the raw row can go into the model at serving.
+
+    ```
+    ids    = [lookup_f(x_f) + offset_f for every categorical or bucketised field f]
+    output = concat(table[ids], pooled(table[ids of multi-valued f]), (x_f - mean_f) / sd_f)
+    ```
+
+    All fields of one width share one table, and all single-valued ones are looked up by one gather. Lookups are Keras'
+    preprocessing layers; what they hold comes from data by `adapt`, or from the specifications. Lookups of strings
+    are TensorFlow operations: this layer needs the TensorFlow backend.
+
+    Args:
+        features: Dict from feature name to a specification of `mtl.features`: `Categorical`, `Numeric`, `Bucketized`
+            or `MultiValued`.
+        width: Width of the embeddings whose specification gives none. Defaults to `8`.
+        embeddings_initializer: Defaults to `"uniform"`.
+        embeddings_regularizer: Defaults to `None`.
+
+    Input: dict from feature name to `[batch, 1]` (or `[batch]`), or `[batch, longest]` for a multi-valued feature.
+        `inputs()` makes the matching dict of `keras.Input`.
+    Output shape: `[batch, dim]`: embeddings by width, multi-valued features, then numbers, each in the dict's order.
+
+    Raises:
+        ValueError: If a specification is not adapted when the layer is built, a feature is missing, or its type is not
+            the specified one.
+        InvalidArgumentError: From TensorFlow at a call, if a `Numeric` feature without `nan_value` is not finite.
+
+    Example:
+        >>> features = mtl.FeatureEmbedding({
+        ...     "country": mtl.features.Categorical(),
+        ...     "age": mtl.features.Numeric(),
+        ... }, width=4)
+        >>> rows = {"country": np.array(["fr", "de", "fr"]), "age": np.array([20.0, 30.0, 40.0])}
+        >>> features.adapt(rows)
+        >>> features(rows).shape
+        (3, 5)
+    """
+
+    def __init__(self, features, width=8, *, embeddings_initializer="uniform", embeddings_regularizer=None, **kwargs):
+        super().__init__(**kwargs)
+        if not isinstance(features, dict) or not features:
+            raise ValueError(f"`features` must be a dict of specifications; received: features={features!r}")
+        specs = {name: deserialize(spec) if isinstance(spec, dict) else spec for name, spec in features.items()}
+        for name, spec in specs.items():
+            if not isinstance(spec, Spec):
+                raise ValueError(f"`features` must hold specifications of mtl.features; received: {name}={spec!r}")
+        self.width = check_positive("width", width)
+        self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
+        self.embeddings_regularizer = keras.regularizers.get(embeddings_regularizer)
+        # A tuple of pairs, since Keras 2 replaces dict attributes by its own kind of dict.
+        self.specs = tuple(specs.items())
+        if all(spec.adapted for spec in specs.values()):
+            self._make_layers()
+
+    def adapt(self, data):
+        """Learns vocabularies, means and quantiles from data, in one pass; must come before the first call.
+
+        Args:
+            data: Dict of arrays, or a `tf.data.Dataset` of dicts (or of tuples that begin with one). Features that
+                the specifications do not name are ignored.
+        """
+        if self.built:
+            raise ValueError("`adapt` must come before the layer is built: the size of its table is then fixed")
+        names = [name for name, _ in self.specs]
+        summaries = {name: spec.start() for name, spec in self.specs}
+        for batch in [data] if isinstance(data, dict) else data.as_numpy_iterator():
+            batch = batch[0] if isinstance(batch, tuple) else batch
+            self._check_names(batch)
+            for name, spec in self.specs:
+                values = batch[name]
+                values = values.values if hasattr(values, "row_splits") or hasattr(values, "values") else values
+                summaries[name] = spec.update(summaries[name], values, name)
+        self.specs = tuple((name, spec.finish(summaries[name], name)) for name, spec in self.specs)
+        self._make_layers()
+        return {name: dict(self.specs)[name] for name in names}
+
+    def inputs(self):
+        """A dict of `keras.Input`, one per feature, for a functional model."""
+        return {
+            name: keras.Input((None,) if isinstance(spec, MultiValued) else (1,), dtype=spec.dtype, name=name)
+            for name, spec in self.specs
+        }
+
+    def _make_layers(self):
+        # Lookups speak float32 and integers whatever the policy: an id does not fit into bfloat16.
+        self.preprocessors = [spec.preprocessor(f"{name}_lookup") for name, spec in self.specs]
+        self._offsets, rows = {}, {}
+        for (name, spec), preprocessor in zip(self.specs, self.preprocessors, strict=True):
+            if isinstance(spec, Numeric):
+                preprocessor.build((None, 1))  # here and not in the first call: its constants must not be a graph's
+            else:
+                width = spec.width or self.width
+                self._offsets[name] = rows.get(width, 0)
+                rows[width] = rows.get(width, 0) + spec.rows(preprocessor)
+        self._widths = tuple(rows)
+        self.tables = [
+            keras.layers.Embedding(
+                size,
+                width,
+                embeddings_initializer=keras.initializers.serialize(self.embeddings_initializer),  # one each
+                embeddings_regularizer=self.embeddings_regularizer,
+                dtype=self.dtype_policy,
+                name=f"table_{width}",
+            )
+            for width, size in rows.items()
+        ]
+
+    def build(self, input_shape):
+        missing = [name for name, spec in self.specs if not spec.adapted]
+        if missing:
+            raise ValueError(f"`adapt` must be called before the layer is used; nothing is known yet of: {missing}")
+        for table in self.tables:
+            table.build(None)
+        self.built = True
+
+    def call(self, inputs):
+        self._check_names(inputs)
+        single = {width: [] for width in self._widths}
+        pooled, numbers = [], []
+        for (name, spec), preprocessor in zip(self.specs, self.preprocessors, strict=True):
+            values = self._typed(inputs[name], name, spec)
+            if isinstance(spec, Numeric):
+                numbers.append(self._standardised(values, name, spec, preprocessor))
+            elif isinstance(spec, MultiValued):
+                pooled.append(self._pooled(values, name, spec, preprocessor))
+            else:
+                ids = ops.cast(preprocessor(values), "int32")
+                if spec.dtype == "float32":  # bucketised: NaN has the last row
+                    ids = ops.where(ops.isnan(values), len(spec.boundaries) + 1, ids)
+                single[spec.width or self.width].append(ids + self._offsets[name])
+        parts = []
+        for width, table in zip(self._widths, self.tables, strict=True):
+            if single[width]:
+                ids = ops.concatenate(single[width], axis=1)  # [batch, fields]
+                parts.append(ops.reshape(table(ids), (-1, len(single[width]) * width)))
+        parts += pooled + [ops.cast(number, self.compute_dtype) for number in numbers]
+        return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=-1)
+
+    def _check_names(self, inputs):
+        if not isinstance(inputs, dict):
+            raise ValueError(f"`inputs` must be a dict of features; received: {type(inputs).__name__}")
+        missing = [name for name, _ in self.specs if name not in inputs]
+        if missing:
+            raise ValueError(f"`inputs` must have every feature; missing: {missing}; received: {sorted(inputs)}")
+
+    def _typed(self, values, name, spec):
+        if isinstance(values, tf.RaggedTensor):
+            values = values.to_tensor(default_value=getattr(spec, "padding", None))
+        values = tf.convert_to_tensor(values)
+        legal = {
+            "string": values.dtype == tf.string,
+            "int64": values.dtype.is_integer,
+            "float32": values.dtype.is_floating or values.dtype.is_integer,
+        }
+        if not legal[spec.dtype]:
+            raise ValueError(f"`{name}` must be of type {spec.dtype}; received: {values.dtype.name}")
+        values = tf.cast(values, spec.dtype)
+        if values.shape.rank == 1:
+            values = values[:, None]
+        if values.shape.rank != 2 or (not isinstance(spec, MultiValued) and values.shape[1] not in (1, None)):
+            raise ValueError(f"`{name}` must be [batch, 1]; received: shape={tuple(values.shape)}")
+        return values
+
+    def _standardised(self, values, name, spec, preprocessor):
+        if spec.nan_value is not None:
+            values = tf.where(tf.math.is_nan(values), spec.nan_value, values)
+        message = f"`{name}` must be finite; to accept NaN, give its specification a nan_value"
+        return preprocessor(tf.debugging.check_numerics(values, message))
+
+    def _pooled(self, values, name, spec, preprocessor):
+        width = spec.width or self.width
+        table = self.tables[self._widths.index(width)]
+        mask = tf.cast(tf.not_equal(values, spec.padding), self.compute_dtype)[:, :, None]
+        ids = ops.cast(preprocessor(values), "int32") + self._offsets[name]
+        total = ops.sum(table(ids) * mask, axis=1)  # [batch, width]
+        if spec.pooling == "sum":
+            return total
+        return total / ops.maximum(ops.sum(mask, axis=1), 1)
+
+    def compute_output_shape(self, input_shape):
+        batch = next(iter(input_shape.values()))[0]
+        return (batch, sum(1 if isinstance(s, Numeric) else s.width or self.width for _, s in self.specs))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "features": {name: serialize(spec) for name, spec in self.specs},
+            "width": self.width,
+            "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
+            "embeddings_regularizer": keras.regularizers.serialize(self.embeddings_regularizer),
+        }

@@ -1,0 +1,107 @@
+"""A feature with one category per row."""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mtl_layers._checks import check_positive
+from mtl_layers._keras import keras
+from mtl_layers.features.spec import Spec
+
+
+@dataclass(frozen=True)
+class Categorical(Spec):
+    """A category, as a string or an integer, looked up in a vocabulary or hashed.
+
+    Args:
+        vocabulary: The known values: a sequence, or the path of a text file with one a line (it becomes an asset of
+            an exported model; better for millions of values). Defaults to `None`: learned by `adapt`, most frequent
+            first.
+        hash_buckets: Number of buckets to hash values into, instead of a vocabulary. Defaults to `None`.
+        dtype: `"string"` or `"int64"`, the type of the raw values. Defaults to `"string"`.
+        oov_buckets: Rows for values outside the vocabulary, at least 1. Defaults to `1`.
+        max_size: Largest vocabulary that `adapt` learns. Defaults to `None`, no limit.
+        min_count: Values rarer than this in the data of `adapt` are left out. Defaults to `1`.
+        width: Width of the embedding. Defaults to `None`, the width of the `FeatureEmbedding`.
+
+    Raises:
+        ValueError: If both `vocabulary` and `hash_buckets` are given, or an argument is out of range.
+
+    Example:
+        >>> mtl.features.Categorical(vocabulary=("fr", "de"), width=4)
+        >>> mtl.features.Categorical(hash_buckets=1_000_000, dtype="int64")
+    """
+
+    vocabulary: tuple | str | None = None
+    hash_buckets: int | None = None
+    dtype: str = "string"
+    oov_buckets: int = 1
+    max_size: int | None = None
+    min_count: int = 1
+    width: int | None = None
+
+    def __post_init__(self):
+        if self.dtype not in ("string", "int64"):
+            raise ValueError(f'`dtype` must be "string" or "int64"; received: dtype={self.dtype!r}')
+        if self.vocabulary is not None and self.hash_buckets is not None:
+            raise ValueError(
+                "`vocabulary` and `hash_buckets` must not both be given; "
+                f"received: vocabulary={self.vocabulary!r}, hash_buckets={self.hash_buckets}"
+            )
+        for name, optional in (
+            ("hash_buckets", True),
+            ("oov_buckets", False),
+            ("max_size", True),
+            ("min_count", False),
+        ):
+            if not (optional and getattr(self, name) is None):
+                check_positive(name, getattr(self, name))
+        if self.vocabulary is not None and not isinstance(self.vocabulary, str):
+            object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
+            if not self.vocabulary or len(set(self.vocabulary)) != len(self.vocabulary):
+                raise ValueError(
+                    f"`vocabulary` must hold distinct values, at least one; received: {len(self.vocabulary)} values "
+                    f"of which {len(set(self.vocabulary))} are distinct"
+                )
+
+    @property
+    def adapted(self):
+        return self.vocabulary is not None or self.hash_buckets is not None
+
+    def start(self):
+        return Counter()
+
+    def update(self, summary, values, name):
+        values, counts = np.unique(np.asarray(values).ravel(), return_counts=True)
+        for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+            summary[value.decode("utf-8") if isinstance(value, bytes) else value] += count
+        return summary
+
+    def finish(self, summary, name):
+        if self.adapted:
+            return self
+        wanted = str if self.dtype == "string" else int
+        strange = next((value for value in summary if not isinstance(value, wanted)), None)
+        if strange is not None:
+            raise ValueError(
+                f"`{name}` must hold values of type {self.dtype}, as its specification says; received: {strange!r}"
+            )
+        # Ties in count are broken by value, so that the same data give the same table.
+        ranked = sorted(summary.items(), key=lambda item: (-item[1], item[0]))
+        kept = [value for value, count in ranked if count >= self.min_count][: self.max_size]
+        if not kept:
+            raise ValueError(f"`{name}` must have a value that occurs {self.min_count} times or more; received: none")
+        return replace(self, vocabulary=tuple(kept))
+
+    def preprocessor(self, name):
+        """The Keras layer from raw values to row numbers."""
+        if self.hash_buckets is not None:
+            return keras.layers.Hashing(num_bins=self.hash_buckets, name=name)
+        vocabulary = self.vocabulary if isinstance(self.vocabulary, str) else list(self.vocabulary)
+        lookup = keras.layers.StringLookup if self.dtype == "string" else keras.layers.IntegerLookup
+        return lookup(vocabulary=vocabulary, num_oov_indices=self.oov_buckets, mask_token=None, name=name)
+
+    def rows(self, preprocessor):
+        """Number of rows in the table."""
+        return self.hash_buckets or preprocessor.vocabulary_size()

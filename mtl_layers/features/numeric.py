@@ -1,0 +1,86 @@
+"""A feature with one number per row, standardised."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mtl_layers._keras import keras
+from mtl_layers.features.spec import Spec
+
+
+@dataclass(frozen=True)
+class Numeric(Spec):
+    """A number, standardised to mean 0 and variance 1: one column of the output.
+
+    ```
+    (x - mean) / sqrt(variance)
+    ```
+
+    Args:
+        mean: Defaults to `None`, learned by `adapt`.
+        variance: Defaults to `None`, learned by `adapt`. A constant feature has variance 0 and gives 0.
+        nan_value: The raw number that stands in for NaN. Defaults to `None`: NaN is refused, in `adapt` and at every
+            call, since one NaN would turn every prediction of its row into NaN.
+
+    Raises:
+        ValueError: If only one of `mean` and `variance` is given, or `adapt` meets a number that is not finite.
+
+    Example:
+        >>> mtl.features.Numeric()
+        >>> mtl.features.Numeric(mean=40.0, variance=100.0, nan_value=40.0)
+    """
+
+    mean: float | None = None
+    variance: float | None = None
+    nan_value: float | None = None
+
+    dtype = "float32"
+
+    def __post_init__(self):
+        if (self.mean is None) != (self.variance is None):
+            raise ValueError(
+                f"`mean` and `variance` must be given together; received: mean={self.mean}, variance={self.variance}"
+            )
+
+    @property
+    def adapted(self):
+        return self.mean is not None
+
+    def start(self):
+        return 0, 0.0, 0.0  # count, mean, sum of squared deviations
+
+    def update(self, summary, values, name):
+        values = finite_values(values, name, self.nan_value, "nan_value")
+        if not values.size:
+            return summary
+        # Chan et al.'s pairwise update: sums of squares would cancel for large means.
+        count, mean, deviations = summary
+        delta, total = values.mean() - mean, count + values.size
+        deviations += ((values - values.mean()) ** 2).sum() + delta**2 * count * values.size / total
+        return total, mean + delta * values.size / total, deviations
+
+    def finish(self, summary, name):
+        count, mean, deviations = summary
+        if self.adapted:
+            return self
+        if not count:
+            raise ValueError(f"`{name}` must have at least one value to adapt to; received: none")
+        return replace(self, mean=float(mean), variance=float(deviations / count))
+
+    def preprocessor(self, name):
+        """The Keras layer that standardises."""
+        return keras.layers.Normalization(mean=self.mean, variance=self.variance, axis=None, name=name)
+
+
+def finite_values(values, name, nan_value, remedy):
+    """Numbers as a float64 vector with NaN replaced; what is then not finite is refused."""
+    values = np.asarray(values, "float64").ravel()
+    if nan_value is not None:
+        values = np.where(np.isnan(values), nan_value, values)
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size:
+        raise ValueError(
+            f"`{name}` must be finite; received: {values[bad[0]]} in row {bad[0]} of a batch. "
+            f"To accept NaN, give its specification a {remedy}"
+        )
+    return values

@@ -1,0 +1,63 @@
+"""A trained model with its routes fixed and everything gone that the wanted tasks do not need."""
+
+from mtl_layers._keras import keras
+from mtl_layers.towers import Towers
+
+
+def freeze(model, tasks=None):
+    """Returns the model for the given tasks, with every part removed that they do not need.
+
+    The sharing layer and the `Towers` are replaced by their frozen forms, which start with the trained weights; all
+    layers below them, above all the embeddings, are the model's own and not copies. Freezing a frozen model for fewer
+    tasks copies nothing: both models then share every variable.
+
+    Args:
+        model: A built functional model whose outputs are those of one `Towers` layer on top of a sharing layer.
+        tasks: Names of the tasks to keep, in the order wanted. Defaults to `None`, all tasks.
+
+    Returns:
+        A functional model from the same inputs to a dict from task name to prediction, equal to `model`'s to 1e-6.
+
+    Raises:
+        ValueError: If a task is unknown, or the outputs cannot be traced to a `Towers` layer on a sharing layer.
+
+    Example:
+        >>> only_click = mtl.freeze(model, tasks=["click"])
+        >>> list(only_click.predict(rows))
+        ['click']
+    """
+    towers, sharing = trace(model)
+    names = towers.task_names if tasks is None else tuple(tasks)
+    unknown = [name for name in names if name not in towers.task_names]
+    if unknown or not names or len(set(names)) != len(names):
+        raise ValueError(f"`tasks` must be distinct names among {list(towers.task_names)}; received: tasks={tasks!r}")
+    indexes = tuple(towers.task_names.index(name) for name in names)
+    outputs = towers.freeze(indexes)(sharing.freeze(indexes)(sharing.input))
+    return keras.Model(model.input, outputs, name=f"{model.name}_frozen")
+
+
+def trace(model):
+    """The model's `Towers` and the sharing layer under it; a model that cannot be traced is refused."""
+    refusal = "`model` must be a functional model whose outputs are those of one mtl.Towers on a sharing layer"
+    if not isinstance(model, keras.Model) or not isinstance(getattr(model, "output", None), dict):
+        raise ValueError(f"{refusal}; received: {model!r}, whose outputs are not a dict")
+    all_towers = [layer for layer in model.layers if isinstance(layer, Towers)]
+    if len(all_towers) != 1:
+        raise ValueError(f"{refusal}; received: a model with {len(all_towers)} Towers layers")
+    towers = all_towers[0]
+    # Keras 3 hands out a layer's dict of outputs as a list in the order of sorted keys.
+    made = towers.output if isinstance(towers.output, list) else [towers.output[name] for name in sorted(towers.output)]
+    named = dict(zip(sorted(towers.task_names), map(id, made), strict=True))
+    if {name: id(tensor) for name, tensor in model.output.items()} != named:
+        raise ValueError(
+            f"{refusal}; received: outputs {list(model.output)} that are not exactly those of {towers.name!r}. "
+            "What comes after the towers would vanish: freeze the model without it and apply it to the result"
+        )
+    source = towers.input
+    tensors = source if isinstance(source, list) else [source]
+    for layer in model.layers:
+        if hasattr(layer, "freeze") and layer is not towers:
+            produced = layer.output if isinstance(layer.output, list) else [layer.output]
+            if {id(tensor) for tensor in produced} == {id(tensor) for tensor in tensors}:
+                return towers, layer
+    raise ValueError(f"{refusal}; received: {towers.name!r} reads a layer that cannot be frozen")

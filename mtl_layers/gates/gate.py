@@ -1,0 +1,149 @@
+"""What all gates share: a linear score for every pair of a gate and an expert that it reads."""
+
+import numpy as np
+
+from mtl_layers._checks import check_positive
+from mtl_layers._initializers import SideBySide
+from mtl_layers._keras import keras, ops
+
+
+class Gate(keras.layers.Layer):
+    """Base of the gates: from queries to scores, from scores to weights that sum to 1 over the experts read.
+
+    A subclass says what becomes of the scores, in `normalize(scores, read)`. It may be handed to a sharing layer
+    unbuilt and without `num_experts`, as a prototype: the layer then makes its own gates from it with `wire`.
+
+    Args:
+        num_experts: Number of experts on offer. `None` in a prototype. Defaults to `None`.
+        num_gates: Number of gates. Defaults to `1`.
+        reads: For each gate, the indexes of the experts it reads. Defaults to all experts for every gate.
+        use_bias: Whether scores have a bias (the papers have none). Defaults to `False`.
+        kernel_initializer: Initializer of the kernel. Defaults to `"glorot_uniform"`.
+        kernel_regularizer: Regularizer of the kernel. Defaults to `None`.
+
+    Input shape: `[batch, dim]`, one query for all gates, or `[batch, num_gates, dim]`, one each.
+    Output shape: `[batch, num_gates, num_experts]`; 0 for an expert that a gate does not read.
+    """
+
+    def __init__(
+        self,
+        num_experts=None,
+        num_gates=1,
+        *,
+        reads=None,
+        use_bias=False,
+        kernel_initializer="glorot_uniform",
+        kernel_regularizer=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_experts = None if num_experts is None else check_positive("num_experts", num_experts)
+        self.num_gates = check_positive("num_gates", num_gates)
+        self.reads = None if reads is None else tuple(tuple(int(e) for e in experts) for experts in reads)
+        self.use_bias = use_bias
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        if self.num_experts is not None:
+            self._plan()
+
+    def _plan(self):
+        reads = self.reads or (tuple(range(self.num_experts)),) * self.num_gates
+        legal = len(reads) == self.num_gates and all(
+            experts and len(set(experts)) == len(experts) and all(0 <= e < self.num_experts for e in experts)
+            for experts in reads
+        )
+        if not legal:
+            raise ValueError(
+                "`reads` must give each gate at least one expert, each once and below num_experts; "
+                f"received: reads={self.reads}, num_gates={self.num_gates}, num_experts={self.num_experts}"
+            )
+        self.expert_reads = reads
+        # Scores lie side by side in one kernel: gate 0's, gate 1's, ... A gate over one expert has nothing to learn.
+        self._columns, width = [], 0
+        for experts in reads:
+            size = len(experts) if len(experts) > 1 else 0
+            self._columns.append(tuple(range(width, width + size)))
+            width += size
+        self._width = width
+        self.read = np.zeros((self.num_gates, self.num_experts), "float32")
+        self._position = np.full((self.num_gates, self.num_experts), width, "int32")  # `width` is a column of zeros
+        for gate, experts in enumerate(reads):
+            self.read[gate, list(experts)] = 1.0
+            if self._columns[gate]:
+                self._position[gate, list(experts)] = self._columns[gate]
+
+    def build(self, input_shape):
+        if self.num_experts is None:
+            raise ValueError("`num_experts` must be given before a gate is used; received: num_experts=None")
+        if len(input_shape) not in (2, 3) or (len(input_shape) == 3 and input_shape[1] != self.num_gates):
+            raise ValueError(
+                "`inputs` must be [batch, dim] or [batch, num_gates, dim]; "
+                f"received: shape={tuple(input_shape)}, num_gates={self.num_gates}"
+            )
+        self.kernel = self.bias = None
+        if self._width:
+            self.kernel = self.add_weight(
+                name="kernel",
+                shape=(input_shape[-1], self._width),
+                initializer=SideBySide(self.kernel_initializer, [len(c) for c in self._columns if c]),
+                regularizer=self.kernel_regularizer,
+            )
+            if self.use_bias:
+                self.bias = self.add_weight(name="bias", shape=(self._width,), initializer="zeros")
+        self.built = True
+
+    def call(self, inputs):
+        if self.kernel is None:
+            batch = ops.shape(inputs)[0]
+            return ops.broadcast_to(ops.cast(self.read, self.compute_dtype), (batch, self.num_gates, self.num_experts))
+        # Softmax in float32: bfloat16 has 8 bits, and gates live on small differences.
+        scores = ops.cast(self._scores(inputs), "float32")  # [batch, gates, experts]
+        return ops.cast(self.normalize(scores, self.read), self.compute_dtype)
+
+    def _scores(self, inputs):
+        everywhere = self._width == self.num_gates * self.num_experts and self.reads is None
+        if len(inputs.shape) == 2:
+            scores = ops.matmul(inputs, self.kernel)  # [batch, width]
+            if self.bias is not None:
+                scores = ops.add(scores, self.bias)
+            if everywhere:
+                return ops.reshape(scores, (-1, self.num_gates, self.num_experts))
+            return ops.take(ops.pad(scores, ((0, 0), (0, 1))), self._position, axis=1)
+        kernel = ops.take(ops.pad(ops.convert_to_tensor(self.kernel), ((0, 0), (0, 1))), self._position, axis=1)
+        queries = ops.transpose(inputs, (1, 0, 2))  # [gates, batch, dim]
+        scores = ops.matmul(queries, ops.transpose(ops.cast(kernel, inputs.dtype), (1, 0, 2)))
+        scores = ops.transpose(scores, (1, 0, 2))  # [batch, gates, experts]
+        if self.bias is not None:
+            scores = ops.add(scores, ops.take(ops.pad(ops.convert_to_tensor(self.bias), ((0, 1),)), self._position))
+        return scores
+
+    def normalize(self, scores, read):
+        """Weights from float32 scores `[batch, gates, experts]`; `read` is 1 where a gate reads an expert."""
+        raise NotImplementedError
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.num_gates, self.num_experts)
+
+    def wire(self, num_experts, reads, **kwargs):
+        """Returns an unbuilt gate of the same kind over `num_experts` experts, one gate per entry of `reads`."""
+        config = self.get_config()
+        del config["name"]
+        full = all(list(experts) == list(range(num_experts)) for experts in reads)
+        config.update(num_experts=num_experts, num_gates=len(reads), reads=None if full else reads, **kwargs)
+        return type(self).from_config(config)
+
+    def inherit(self, source, gate):
+        """Takes over the weights of one gate of `source`, for a layer that consists of that gate alone."""
+        for mine, theirs in zip(self.weights, source.weights, strict=True):
+            mine.assign(ops.take(theirs, list(source._columns[gate]), axis=-1))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_experts": self.num_experts,
+            "num_gates": self.num_gates,
+            "reads": None if self.reads is None else [list(experts) for experts in self.reads],
+            "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+        }

@@ -1,0 +1,59 @@
+"""A metric over a task's own sample space."""
+
+from mtl_layers._keras import keras, register
+from mtl_layers.losses._sample_space import sample_space
+
+
+@register
+class MaskedMetric(keras.metrics.Metric):
+    """Any Keras metric, over the rows that belong to the task: the same rows and weights as `MaskedLoss`.
+
+    Args:
+        metric: Name of a Keras metric, or a `keras.metrics.Metric`.
+        missing_value: The label that stands for "no label": `float("nan")` or a number. Defaults to `None`.
+        require_weights: Whether an update without `sample_weight` is an error. Defaults to `False`.
+        name: Defaults to the metric's own name.
+
+    Raises:
+        ValueError: As `MaskedLoss`.
+
+    Example:
+        >>> metric = mtl.losses.MaskedMetric(keras.metrics.MeanSquaredError(), missing_value=-1.0)
+        >>> metric.update_state(np.array([[1.0], [-1.0]]), np.array([[3.0], [5.0]]))
+        >>> float(metric.result())
+        4.0
+    """
+
+    def __init__(self, metric, missing_value=None, require_weights=False, name=None, **kwargs):
+        named = metric if isinstance(metric, str) else None
+        metric = keras.metrics.get(metric)
+        if not isinstance(metric, keras.metrics.Metric):  # a function, as Keras 2 gives for names of losses
+            metric = keras.metrics.MeanMetricWrapper(metric, name=named or metric.__name__)
+        super().__init__(name=name or metric.name, **kwargs)
+        self.metric = metric
+        self.missing_value = missing_value
+        self.require_weights = require_weights
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        y_true, weights = sample_space(
+            y_true, y_pred, sample_weight, self.missing_value, self.require_weights, self.name
+        )
+        return self.metric.update_state(y_true, y_pred, sample_weight=weights)
+
+    def result(self):
+        return self.metric.result()
+
+    def reset_state(self):
+        self.metric.reset_state()
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "metric": keras.metrics.serialize(self.metric),
+            "missing_value": self.missing_value,
+            "require_weights": self.require_weights,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "metric": keras.metrics.deserialize(config["metric"])})

@@ -1,0 +1,107 @@
+"""What `compile` needs for several tasks, with the rule for missing labels in one place."""
+
+import math
+
+import numpy as np
+
+from mtl_layers.losses.masked_loss import MaskedLoss
+from mtl_layers.losses.masked_metric import MaskedMetric
+
+
+def per_task(losses, metrics=None, *, missing_value=None, require_weights=False):
+    """The `loss` and `weighted_metrics` arguments of `compile`, each task over its own sample space.
+
+    A row is outside a task's sample space if its label is `missing_value`, or if its sample weight for the task is 0.
+    The rule is given once and holds for losses and metrics alike.
+
+    Args:
+        losses: Dict from task name to a Keras loss or its name.
+        metrics: Dict from task name to a list of Keras metrics or names. Defaults to `None`, no metrics.
+        missing_value: The label that stands for "no label": `float("nan")` or a number. Defaults to `None`.
+        require_weights: Whether every task must come with a sample weight (its mask). Defaults to `False`.
+
+    Returns:
+        Dict with `loss` and `weighted_metrics`, to be spread into `compile`.
+
+    Raises:
+        ValueError: If `metrics` names a task that `losses` does not.
+
+    Example:
+        >>> model.compile("adam", **mtl.losses.per_task(
+        ...     {"click": "binary_crossentropy", "watch_time": keras.losses.Huber()},
+        ...     metrics={"click": ["AUC"]}, missing_value=float("nan")))
+    """
+    rule = {"missing_value": missing_value, "require_weights": require_weights}
+    unknown = sorted(set(metrics or {}) - set(losses))
+    if unknown:
+        raise ValueError(f"`metrics` must name tasks among {list(losses)}; received: {unknown}")
+    return {
+        "loss": {task: MaskedLoss(loss, name=f"{task}_loss", **rule) for task, loss in losses.items()},
+        "weighted_metrics": {
+            task: [MaskedMetric(metric, **rule) for metric in (metrics or {}).get(task, ())] for task in losses
+        },
+    }
+
+
+def check_labels(tasks, labels, sample_weight=None, missing_value=None):
+    """Checks labels (and masks) of a whole data set before training; Keras itself overlooks some of this.
+
+    Args:
+        tasks: Names of the tasks, such as `towers.task_names`.
+        labels: Dict from task name to an array `[rows]` or `[rows, units]`.
+        sample_weight: Dict from task name to an array `[rows]` or `[rows, 1]`. Defaults to `None`.
+        missing_value: As in `per_task`. Defaults to `None`.
+
+    Returns:
+        Dict from task name to the number of rows in its sample space.
+
+    Raises:
+        ValueError: If a task has no labels or no mask, a name is unknown, row counts differ, a label is not finite, or
+            a task's mask is zero everywhere.
+
+    Example:
+        >>> mtl.losses.check_labels(["click"], {"click": np.array([1.0, np.nan])}, missing_value=float("nan"))
+        {'click': 1}
+    """
+    _check_names("labels", labels, tasks)
+    if sample_weight is not None:
+        _check_names("sample_weight", sample_weight, tasks)
+    rows = {task: len(labels[task]) for task in tasks}
+    if len(set(rows.values())) != 1:
+        raise ValueError(f"`labels` must have one number of rows; received: {rows}")
+    sizes = {}
+    for task in tasks:
+        values = np.asarray(labels[task], "float64").reshape(rows[task], -1)
+        inside = np.ones(rows[task], bool)
+        if missing_value is not None:
+            missing = np.isnan(values) if math.isnan(missing_value) else values == missing_value
+            inside &= ~missing.any(axis=1)
+        if sample_weight is not None:
+            weights = np.asarray(sample_weight[task], "float64")
+            if weights.shape not in ((rows[task],), (rows[task], 1)):
+                raise ValueError(
+                    f"`sample_weight` of task {task!r} must be [{rows[task]}] or [{rows[task]}, 1]; "
+                    f"received: shape={weights.shape}"
+                )
+            inside &= weights.reshape(-1) != 0
+        bad = np.flatnonzero(inside & ~np.isfinite(values).all(axis=1))
+        if bad.size:
+            raise ValueError(
+                f"`labels` of task {task!r} must be finite; received: {values[bad[0]].tolist()} in row {bad[0]}. "
+                'If it stands for "no label", say so with missing_value'
+            )
+        sizes[task] = int(inside.sum())
+        if not sizes[task]:
+            raise ValueError(
+                f"the mask of task {task!r} must leave at least one row; received: 0 of {rows[task]} rows in its "
+                "sample space"
+            )
+    return sizes
+
+
+def _check_names(argument, given, tasks):
+    unknown, absent = sorted(set(given) - set(tasks)), [task for task in tasks if task not in given]
+    if unknown or absent:
+        raise ValueError(
+            f"`{argument}` must have exactly the tasks {list(tasks)}; received: unknown {unknown}, missing {absent}"
+        )

@@ -1,0 +1,8 @@
+from mtl_layers.sharing.cgc import CGC
+from mtl_layers.sharing.mmoe import MMoE
+from mtl_layers.sharing.multi_layer_mmoe import MultiLayerMMoE
+from mtl_layers.sharing.omoe import OMoE
+from mtl_layers.sharing.ple import PLE
+from mtl_layers.sharing.shared_bottom import SharedBottom
+
+__all__ = ["CGC", "PLE", "MMoE", "MultiLayerMMoE", "OMoE", "SharedBottom"]

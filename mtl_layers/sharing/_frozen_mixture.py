@@ -1,0 +1,158 @@
+"""A mixture of experts with a fixed set of tasks: what other tasks need is gone."""
+
+from dataclasses import asdict
+
+from mtl_layers._checks import check_indexes
+from mtl_layers._keras import keras, ops, register
+from mtl_layers.experts import Experts
+from mtl_layers.sharing._wiring import ROOT, Wiring, prune
+
+
+@register
+class FrozenMixture(keras.layers.Layer):
+    """The final form of a `Mixture` for given tasks: one output tensor per task, and nothing that no task needs.
+
+    Experts lie in groups, each with its own weights: those of a group read the same value and are needed by the same
+    tasks. Each gate has its own weights, and is gone where it has one expert. So a layer for fewer tasks is a choice
+    among these parts: `freeze` of a frozen layer shares its variables, and its graph holds fewer operations.
+
+    Made by `freeze` of a sharing layer; the arguments are its serialised form.
+
+    Args:
+        wiring: The wiring as a dict, experts numbered group by group.
+        groups: For each level the sizes of its groups.
+        expert_config: Arguments of the experts.
+        gate: The gate prototype.
+
+    Input shape: `[batch, dim]`.
+    Output: a list with one `[batch, units]` per task.
+    """
+
+    def __init__(self, wiring, groups, expert_config, gate, **kwargs):
+        super().__init__(**kwargs)
+        self.gate = gate
+        self.expert_config = expert_config
+        self._wiring = Wiring.from_dict(wiring)
+        self._groups = [list(sizes) for sizes in groups]
+        # Flat lists, in the order of the levels: Keras does not save what lies in nested ones.
+        self.experts, self.gates = [], []
+        for depth, (level, sizes) in enumerate(zip(self._wiring.levels, self._groups, strict=True)):
+            for number, size in enumerate(sizes):
+                self.experts.append(
+                    Experts(
+                        size,
+                        level.hidden_units,
+                        name=f"experts_{depth}_{number}",
+                        dtype=self.dtype_policy,
+                        **expert_config,
+                    )
+                )
+            for number, each in enumerate(level.gates):
+                if len(each.experts) > 1:
+                    reads = [range(len(each.experts))]
+                    self.gates.append(
+                        gate.wire(len(each.experts), reads, name=f"gate_{depth}_{number}", dtype=self.dtype_policy)
+                    )
+
+    @classmethod
+    def from_mixture(cls, mixture, tasks=None):
+        """The frozen form of a built `Mixture`, with its weights."""
+        if not mixture.built:
+            raise ValueError(f"`{mixture.name}` must be built before it is frozen: call it on data or fit it first")
+        tasks = check_indexes("tasks", tasks, mixture.num_tasks)
+        pruned = prune(mixture._wiring, tasks)
+        frozen = cls(
+            asdict(pruned.wiring),
+            [[len(group) for group in level] for level in pruned.groups],
+            mixture.expert_config(),
+            mixture.gate_prototype(),
+            dtype=mixture.dtype_policy,
+            name=f"{mixture.name}_frozen",
+        )
+        frozen.build((None, mixture.expert_levels[0].kernels[0].shape[1]))
+        experts, gates = iter(frozen.experts), iter(frozen.gates)
+        for depth, level in enumerate(pruned.wiring.levels):
+            for group in pruned.groups[depth]:
+                next(experts).inherit(mixture.expert_levels[depth], group)
+            for each, origin in zip(level.gates, pruned.gates[depth], strict=True):
+                if len(each.experts) > 1:
+                    next(gates).inherit(mixture.gate_levels[depth], origin)
+        return frozen
+
+    def freeze(self, tasks=None):
+        """Returns the layer for fewer tasks, made of this layer's own parts: the variables are shared, not copied."""
+        tasks = check_indexes("tasks", tasks, len(self._wiring.outputs))
+        groups = []
+        for sizes in self._groups:
+            ends = [sum(sizes[: number + 1]) for number in range(len(sizes))]
+            groups.append([range(end - size, end) for size, end in zip(sizes, ends, strict=True)])
+        pruned = prune(self._wiring, tasks, groups)
+        view = type(self)(
+            asdict(pruned.wiring),
+            [[len(group) for group in level] for level in pruned.groups],
+            self.expert_config,
+            self.gate,
+            dtype=self.dtype_policy,
+        )
+        experts, gates = iter(self.experts), iter(self.gates)
+        view.experts, view.gates = [], []
+        for depth, level in enumerate(self._wiring.levels):
+            for group in groups[depth]:
+                layer = next(experts)
+                if tuple(group) in pruned.groups[depth]:
+                    view.experts.append(layer)
+            for number, each in enumerate(level.gates):
+                layer = next(gates) if len(each.experts) > 1 else None
+                if layer is not None and number in pruned.gates[depth]:
+                    view.gates.append(layer)
+        view.built = True
+        return view
+
+    def build(self, input_shape):
+        experts, gates = iter(self.experts), iter(self.gates)
+        width = input_shape[-1]
+        for level, sizes in zip(self._wiring.levels, self._groups, strict=True):
+            for _ in sizes:
+                next(experts).build((input_shape[0], width))
+            for each in level.gates:
+                if len(each.experts) > 1:
+                    next(gates).build((input_shape[0], input_shape[-1] if each.query == ROOT else width))
+            width = level.hidden_units[-1]
+        self.built = True
+
+    def call(self, inputs, training=None):
+        experts, gates = iter(self.experts), iter(self.gates)
+        values = {ROOT: inputs}
+        for level, sizes in zip(self._wiring.levels, self._groups, strict=True):
+            hidden, first = [], 0
+            for size in sizes:
+                hidden.append(next(experts)(values[level.expert_inputs[first]], training=training))
+                first += size
+            hidden = hidden[0] if len(hidden) == 1 else ops.concatenate(hidden, axis=1)  # [batch, experts, units]
+            mixtures = {ROOT: inputs}
+            for number, each in enumerate(level.gates):
+                if len(each.experts) == 1:
+                    mixtures[number] = hidden[:, each.experts[0]]
+                    continue
+                weights = next(gates)(values[each.query])  # [batch, 1, experts of this gate]
+                everything = list(each.experts) == list(range(hidden.shape[1]))
+                read = hidden if everything else ops.take(hidden, list(each.experts), axis=1)
+                mixtures[number] = ops.squeeze(ops.matmul(weights, read), axis=1)  # [batch, units]
+            values = mixtures
+        return [values[output] for output in self._wiring.outputs]
+
+    def compute_output_shape(self, input_shape):
+        return [(input_shape[0], self._wiring.levels[-1].hidden_units[-1])] * len(self._wiring.outputs)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "wiring": asdict(self._wiring),
+            "groups": [list(sizes) for sizes in self._groups],
+            "expert_config": dict(self.expert_config),
+            "gate": keras.saving.serialize_keras_object(self.gate),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "gate": keras.saving.deserialize_keras_object(config["gate"])})

@@ -1,0 +1,174 @@
+"""The engine of the mixture-of-experts family: levels of experts and gates, evaluated from a `Wiring`."""
+
+from mtl_layers._checks import check_positive, check_rate
+from mtl_layers._keras import keras, ops
+from mtl_layers.experts import Experts
+from mtl_layers.gates import Gate, SoftmaxGate
+from mtl_layers.sharing._frozen_mixture import FrozenMixture
+from mtl_layers.sharing._wiring import ROOT
+
+_EXPERT_ARGUMENTS = (
+    "activation",
+    "dropout",
+    "use_bias",
+    "kernel_initializer",
+    "bias_initializer",
+    "kernel_regularizer",
+    "bias_regularizer",
+)
+
+
+class Mixture(keras.layers.Layer):
+    """Base of the sharing layers that mix experts by gates.
+
+    A subclass names its arguments and says in `wiring()` who reads what; building, calling, gate weights and freezing
+    are here. All experts of a level are one batched matmul per layer, all its gates one matmul.
+    """
+
+    def __init__(
+        self,
+        num_tasks,
+        *,
+        gate=None,
+        activation="relu",
+        dropout=0.0,
+        use_bias=True,
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        bias_regularizer=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_tasks = check_positive("num_tasks", num_tasks)
+        if gate is not None and not isinstance(gate, Gate):
+            raise ValueError(f"`gate` must be a gate layer such as mtl.TopKGate(k=2), or None; received: gate={gate!r}")
+        self.gate = gate
+        self.activation = keras.activations.get(activation)
+        self.dropout = check_rate("dropout", dropout)
+        self.use_bias = use_bias
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+
+    def _make_levels(self):
+        """Called by subclasses at the end of `__init__`: errors of arguments come there and not in `build`."""
+        self._wiring = self.wiring()
+        arguments = {name: getattr(self, name) for name in _EXPERT_ARGUMENTS}
+        self.expert_levels, self.gate_levels = [], []
+        for depth, level in enumerate(self._wiring.levels):
+            self.expert_levels.append(
+                Experts(
+                    len(level.expert_inputs),
+                    level.hidden_units,
+                    name=f"experts_{depth}",
+                    dtype=self.dtype_policy,
+                    **arguments,
+                )
+            )
+            reads = [gate.experts for gate in level.gates]
+            self.gate_levels.append(
+                self.gate_prototype().wire(
+                    len(level.expert_inputs), reads, name=f"gates_{depth}", dtype=self.dtype_policy
+                )
+            )
+
+    def expert_config(self):
+        """The arguments of the experts, serialised."""
+        config = self.get_config()
+        return {name: config[name] for name in _EXPERT_ARGUMENTS}
+
+    def gate_prototype(self):
+        """The gate that this layer's gates are made from."""
+        return self.gate or SoftmaxGate()
+
+    def wiring(self):
+        """The `Wiring` of this layer."""
+        raise NotImplementedError
+
+    def build(self, input_shape):
+        if len(input_shape) != 2:
+            raise ValueError(
+                f"`inputs` of {type(self).__name__} must be [batch, dim]; received: shape={tuple(input_shape)}"
+            )
+        below = {ROOT: input_shape[-1]}
+        for level, experts, gates in zip(self._wiring.levels, self.expert_levels, self.gate_levels, strict=True):
+            experts.build(_shape(input_shape[0], level.expert_inputs, below))
+            gates.build(_shape(input_shape[0], [gate.query for gate in level.gates], below))
+            below = {ROOT: input_shape[-1], **dict.fromkeys(range(len(level.gates)), level.hidden_units[-1])}
+        self.built = True
+
+    def call(self, inputs, training=None):
+        mixtures, _ = self._run(inputs, training)
+        if self._wiring.outputs == tuple(range(self.num_tasks)):
+            return mixtures
+        return ops.take(mixtures, self._wiring.outputs, axis=1)  # [batch, tasks, units]
+
+    def gate_weights(self, inputs):
+        """The weights that the gates give their experts, as a list with `[batch, gates, experts]` for each level."""
+        return self._run(inputs, training=False)[1]
+
+    def gate_reads(self):
+        """Which experts each gate reads, as a list with a boolean `[gates, experts]` for each level."""
+        return [gates.read.astype(bool) for gates in self.gate_levels]
+
+    def _run(self, inputs, training):
+        mixtures, all_weights = None, []
+        for level, experts, gates in zip(self._wiring.levels, self.expert_levels, self.gate_levels, strict=True):
+            hidden = experts(_values(inputs, mixtures, level.expert_inputs), training=training)
+            weights = gates(_values(inputs, mixtures, [gate.query for gate in level.gates]))
+            all_weights.append(weights)
+            if all(len(gate.experts) == 1 for gate in level.gates):
+                mixtures = ops.take(hidden, [gate.experts[0] for gate in level.gates], axis=1)
+            else:
+                mixtures = ops.matmul(weights, hidden)  # [batch, gates, units]
+        return mixtures, all_weights
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.num_tasks, self._wiring.levels[-1].hidden_units[-1])
+
+    def freeze(self, tasks=None):
+        """Returns a layer that computes the given tasks (all by default, as indexes) and nothing else.
+
+        It gives one tensor `[batch, units]` per task in a list, holds only the experts and gates that these tasks
+        need, starts with this layer's weights, and agrees with this layer's output.
+        """
+        return FrozenMixture.from_mixture(self, tasks)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_tasks": self.num_tasks,
+            "gate": None if self.gate is None else keras.saving.serialize_keras_object(self.gate),
+            "activation": keras.activations.serialize(self.activation),
+            "dropout": self.dropout,
+            "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        if isinstance(config.get("gate"), dict):
+            config["gate"] = keras.saving.deserialize_keras_object(config["gate"])
+        return cls(**config)
+
+
+def _shape(batch, sources, below):
+    width = below[sources[0]]
+    return (batch, width) if set(sources) == {sources[0]} else (batch, len(sources), width)
+
+
+def _values(inputs, mixtures, sources):
+    """What the readers get: one `[batch, dim]` if all read the same value, else `[batch, readers, dim]`."""
+    if set(sources) == {ROOT}:
+        return inputs
+    if set(sources) == {sources[0]}:
+        return mixtures[:, sources[0]]
+    if list(sources) == list(range(mixtures.shape[1])):
+        return mixtures
+    return ops.take(mixtures, list(sources), axis=1)

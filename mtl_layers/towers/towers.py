@@ -1,0 +1,196 @@
+"""The towers of all tasks: where tasks get their names."""
+
+from mtl_layers._checks import check_indexes, check_rate
+from mtl_layers._keras import keras, ops, register
+from mtl_layers.experts import Experts
+from mtl_layers.towers.tasks import deserialize, serialize
+
+
+@register
+class Towers(keras.layers.Layer):
+    """One tower per task, and a dict of named predictions.
+
+    ```
+    p_k = activation_k(mlp_k(h_k) @ w_k + b_k)       sigmoid, linear or softmax, in float32
+    ```
+
+    Towers of one shape are evaluated together, as one batched matmul per layer.
+
+    Args:
+        tasks: Dict from task name to a tuple of hidden units (a binary task), or to `mtl.towers.Binary(...)`,
+            `mtl.towers.Regression(...)` or `mtl.towers.MultiClass(...)`. Its order is the order of the tasks.
+        activation: Activation of hidden layers. Defaults to `"relu"`.
+        dropout: Rate of dropout after every hidden layer, in [0, 1). Defaults to `0.0`.
+        kernel_initializer: Initializer of each tower's kernels. Defaults to `"glorot_uniform"`.
+        kernel_regularizer: Regularizer of the kernels. Defaults to `None`.
+
+    Input shape: `[batch, tasks, units]`, the output of a sharing layer.
+    Output: dict from task name to `[batch, 1]`, or `[batch, num_classes]` for a multi-class task; always float32.
+
+    Raises:
+        ValueError: If there is no task, a name is empty, or the input holds another number of tasks.
+
+    Example:
+        >>> towers = mtl.Towers({"click": (64,), "watch_time": mtl.towers.Regression((32,))})
+        >>> {name: p.shape for name, p in towers(np.ones((8, 2, 16), "float32")).items()}
+        {'click': (8, 1), 'watch_time': (8, 1)}
+    """
+
+    def __init__(
+        self,
+        tasks,
+        *,
+        activation="relu",
+        dropout=0.0,
+        kernel_initializer="glorot_uniform",
+        kernel_regularizer=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if not isinstance(tasks, dict) or not tasks or any(not isinstance(t, str) or not t for t in tasks):
+            raise ValueError(f"`tasks` must be a dict from task names to hidden units; received: tasks={tasks!r}")
+        # A tuple of pairs, since Keras 2 replaces dict attributes by its own kind of dict.
+        self.tasks = tuple((name, deserialize(task)) for name, task in tasks.items())
+        self.task_names = tuple(tasks)
+        self.activation = keras.activations.get(activation)
+        self.dropout = check_rate("dropout", dropout)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self._groups = self._partition()
+        self.hidden, self.heads = [], []
+        for number, group in enumerate(self._groups):
+            task = self.tasks[group[0]][1]
+            hidden_units, units = task.hidden_units, task.units
+            if hidden_units:
+                self.hidden.append(self._stack(group, hidden_units, f"hidden_{number}", self.activation, self.dropout))
+            self.heads.append(self._stack(group, (units,), f"heads_{number}", "linear", 0.0))
+
+    def _partition(self):
+        """Groups of task indexes; the towers of a group have one shape."""
+        shapes = {}
+        for index, (_, task) in enumerate(self.tasks):
+            shapes.setdefault((task.hidden_units, task.units), []).append(index)
+        return list(shapes.values())
+
+    def _stack(self, group, units, name, activation, dropout):
+        return Experts(
+            len(group),
+            units,
+            activation=activation,
+            dropout=dropout,
+            kernel_initializer=self.kernel_initializer,
+            kernel_regularizer=self.kernel_regularizer,
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def build(self, input_shape):
+        if len(input_shape) != 3 or input_shape[1] != len(self.tasks):
+            raise ValueError(
+                "`inputs` must be [batch, tasks, units] with one entry per task; "
+                f"received: shape={tuple(input_shape)}, tasks={list(self.task_names)}"
+            )
+        self._build_stacks(input_shape[-1])
+
+    def _build_stacks(self, width):
+        for group, hidden, head in self._parts():
+            units = self.tasks[group[0]][1].hidden_units
+            if hidden is not None:
+                hidden.build((None, len(group), width))
+            head.build((None, len(group), units[-1] if units else width))
+        self.built = True
+
+    def _parts(self):
+        """For each group: its task indexes, its hidden layers (None where it has none), its heads."""
+        hidden = iter(self.hidden)
+        for group, head in zip(self._groups, self.heads, strict=True):
+            yield group, next(hidden) if self.tasks[group[0]][1].hidden_units else None, head
+
+    def call(self, inputs, training=None):
+        scores = {}
+        for group, hidden, head in self._parts():
+            values = self._inputs_of(group, inputs)  # [batch, group, units]
+            if hidden is not None:
+                values = hidden(values, training=training)
+            values = head(values)
+            for position, index in enumerate(group):
+                scores[index] = values[:, position]
+        return {
+            name: keras.activations.get(task.activation)(ops.cast(scores[index], "float32"))
+            for index, (name, task) in enumerate(self.tasks)
+        }
+
+    def _inputs_of(self, group, inputs):
+        if len(group) == len(self.tasks):
+            return inputs
+        return ops.take(inputs, group, axis=1)
+
+    def compute_output_shape(self, input_shape):
+        batch = input_shape[0]
+        return {name: (batch, task.units) for name, task in self.tasks}
+
+    def freeze(self, tasks=None):
+        """Returns the towers of the given tasks (all by default, as indexes), each with weights of its own.
+
+        They take a list with one `[batch, units]` per task and start with these towers' weights.
+        """
+        return FrozenTowers.from_towers(self, check_indexes("tasks", tasks, len(self.tasks)))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "tasks": {name: serialize(task) for name, task in self.tasks},
+            "activation": keras.activations.serialize(self.activation),
+            "dropout": self.dropout,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+        }
+
+
+@register
+class FrozenTowers(Towers):
+    """Towers with weights of their own each, so that a model for fewer tasks shares them and runs only those.
+
+    Made by `freeze` of `Towers`. Input: a list with one `[batch, units]` per task, as frozen sharing layers give.
+    """
+
+    @classmethod
+    def from_towers(cls, towers, tasks):
+        if not towers.built:
+            raise ValueError(f"`{towers.name}` must be built before it is frozen: call it on data or fit it first")
+        shares = isinstance(towers, FrozenTowers)
+        config = {key: value for key, value in towers.get_config().items() if key not in ("name", "dtype", "tasks")}
+        if not shares:
+            config["name"] = f"{towers.name}_frozen"
+        frozen = cls(dict(towers.tasks[task] for task in tasks), dtype=towers.dtype_policy, **config)
+        origins = {
+            index: (position, hidden, head)
+            for group, hidden, head in towers._parts()
+            for position, index in enumerate(group)
+        }
+        if shares:
+            frozen.hidden = [origins[task][1] for task in tasks if origins[task][1] is not None]
+            frozen.heads = [origins[task][2] for task in tasks]
+            frozen.built = True
+            return frozen
+        first = origins[tasks[0]]
+        frozen._build_stacks((first[1] or first[2]).kernels[0].shape[1])
+        for task, (_, hidden, head) in zip(tasks, frozen._parts(), strict=True):
+            position, old_hidden, old_head = origins[task]
+            if hidden is not None:
+                hidden.inherit(old_hidden, [position])
+            head.inherit(old_head, [position])
+        return frozen
+
+    def _partition(self):
+        return [[index] for index in range(len(self.tasks))]
+
+    def build(self, input_shape):
+        shapes = input_shape if isinstance(input_shape, list) else [input_shape]
+        self._build_stacks(shapes[0][-1])
+
+    def _inputs_of(self, group, inputs):
+        return ops.expand_dims(inputs[group[0]], 1)
+
+    def compute_output_shape(self, input_shape):
+        return super().compute_output_shape(input_shape[0])

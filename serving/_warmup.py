@@ -1,0 +1,70 @@
+"""Requests that TensorFlow Serving replays before it serves a version, so that the first user does not wait."""
+
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+from serving._parsing import stored_dtype
+
+FILE = "assets.extra/tf_serving_warmup_requests"
+LIMIT = 1000
+"""TensorFlow Serving refuses a version with more records."""
+
+
+def write_warmup_requests(path, functions, rows, batch_sizes):
+    """Writes one request per signature and batch size, filled with `rows` (None: empty strings and zeros)."""
+    if len(functions) * len(batch_sizes) > LIMIT:
+        raise ValueError(
+            f"`batch_sizes` must give at most {LIMIT} warm-up requests; "
+            f"received: {len(batch_sizes)} sizes for {len(functions)} signatures"
+        )
+    file = path / FILE
+    file.parent.mkdir()
+    with tf.io.TFRecordWriter(str(file)) as writer:
+        for name, function in functions.items():
+            specs = function.input_signature[0]
+            for size in batch_sizes:
+                request = predict_pb2.PredictRequest()
+                request.model_spec.signature_name = name
+                for key, tensor in _batch(specs, functions["serving_default"].input_signature[0], rows, size).items():
+                    request.inputs[key].CopyFrom(tf.make_tensor_proto(tensor))
+                log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
+                writer.write(log.SerializeToString())
+
+
+def _batch(specs, features, rows, size):
+    batch = {name: _column(spec, rows, size) for name, spec in features.items()}
+    if set(specs) == set(features):
+        return batch
+    examples = [
+        tf.train.Example(
+            features=tf.train.Features(feature={name: _feature(column[row]) for name, column in batch.items()})
+        ).SerializeToString()
+        for row in range(size)
+    ]
+    return {"examples": np.array(examples, object)}
+
+
+def _column(spec, rows, size):
+    shape = [size, *(1 if dim is None else dim for dim in spec.shape[1:])]
+    if rows is None:
+        return np.full(shape, "" if spec.dtype == tf.string else 0, spec.dtype.as_numpy_dtype)
+    if spec.name not in rows:
+        raise ValueError(f"`warmup` must have every feature; missing: {spec.name!r}; received: {sorted(rows)}")
+    values = np.asarray(rows[spec.name])
+    if not len(values):
+        raise ValueError(f"`warmup` must have at least one row; received: 0 rows of {spec.name!r}")
+    if values.ndim == 1:
+        values = values[:, None]
+    return np.resize(values, (size, *values.shape[1:])).astype(spec.dtype.as_numpy_dtype)
+
+
+def _feature(values):
+    values = np.ravel(values)
+    kind = stored_dtype(tf.as_dtype(values.dtype))
+    if kind == tf.string:
+        encoded = [value.encode() if isinstance(value, str) else value for value in values]
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=encoded))
+    if kind == tf.float32:
+        return tf.train.Feature(float_list=tf.train.FloatList(value=values))
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))

@@ -1,0 +1,196 @@
+"""From a trained Keras model to a version directory that TensorFlow Serving loads."""
+
+import contextlib
+import io
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import tensorflow as tf
+
+from mtl_layers import freeze
+from mtl_layers._keras import keras
+from mtl_layers.towers import Towers
+from serving._manifest import write_manifest
+from serving._multiply_adds import multiply_adds
+from serving._parsing import parsing_spec
+from serving._warmup import write_warmup_requests
+
+DEFAULT = "serving_default"
+EXAMPLES = "examples"
+
+
+def export(model, directory, tasks=None, *, version=None, warmup=None, batch_sizes=(1,), verbose=True):
+    """Writes `directory/<version>/`: a SavedModel with a signature per task, and publishes it in one step.
+
+    Signatures: `serving_default` (all tasks), one named after each task (that task's part only), and `examples` (all
+    tasks, from serialized `tf.train.Example`). Inputs and outputs keep their names; every variable is stored once,
+    whichever signatures use it. The model is frozen first (`mtl.freeze`); a model without `mtl.Towers` is exported
+    with the outputs it has, a dict under its own names, a list as `output_0`, `output_1`, ...
+
+    The directory is written beside its final name and renamed: whoever watches never sees half a version.
+
+    Args:
+        model: A built functional Keras model, on the TensorFlow backend or tf_keras.
+        directory: The model's base directory, the one that TensorFlow Serving watches.
+        tasks: Names of the tasks to export. Defaults to `None`, all.
+        version: A positive integer. Defaults to `None`: the highest version there, plus 1.
+        warmup: Dict of raw feature arrays whose rows fill the warm-up requests. Defaults to `None`: empty strings and
+            zeros.
+        batch_sizes: Batch sizes to warm up, for every signature; give the server's `allowed_batch_sizes`. Defaults to
+            `(1,)`.
+        verbose: Whether to print the multiply-adds of each signature. Defaults to `True`.
+
+    Returns:
+        The path of the version directory.
+
+    Raises:
+        FileExistsError: If the version exists.
+        OSError: If the directory cannot be written; nothing is then published.
+        ValueError: If a task is unknown, bears a reserved name, or is also an input (a label among the features), or
+            `warmup` lacks a feature.
+
+    Example:
+        >>> path = serving.export(model, "models/ranker", warmup=rows, batch_sizes=(1, 32))
+    """
+    _check_backend()
+    directory = Path(directory)
+    views, features = _views(model, tasks)
+    functions = _functions(views, features)
+    version = _new_version(directory, version)
+    final = directory / str(version)
+    directory.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=directory))
+    try:
+        staging.chmod(0o755)  # mkdtemp's 0700 would lock out a server that runs as another user
+        _write(functions, model, staging)
+        write_warmup_requests(staging, functions, warmup, batch_sizes)
+        counts = {name: multiply_adds(function) for name, function in functions.items()}
+        write_manifest(staging, version, views[DEFAULT], [n for n in views if n != DEFAULT], functions, counts)
+        _sync(staging)
+        try:
+            os.rename(staging, final)
+        except OSError:
+            _refuse_existing(final)
+            raise
+    except (OSError, tf.errors.OpError) as error:
+        if isinstance(error, FileExistsError):
+            raise
+        raise OSError(f"`directory` must be writable; nothing was published in {directory}: {error}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    if verbose:
+        print(f"exported {final}")
+        for name, count in counts.items():
+            print(f"  {name:<20} {count:>12,} multiply-adds a row")
+    return final
+
+
+def _check_backend():
+    if keras.__name__ == "keras" and keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "export must run on the TensorFlow backend: save the model as .keras, and load and export it with "
+            f"KERAS_BACKEND=tensorflow; received: backend={keras.backend.backend()!r}"
+        )
+
+
+def _views(model, tasks):
+    """For each signature a Keras model, all of them over the same variables; and the specs of the features."""
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        raise ValueError(f"`model` must be a built functional Keras model; received: {model!r}")
+    if any(isinstance(layer, Towers) for layer in model.layers):
+        everything = freeze(model, tasks)
+        names = list(everything.layers[-1].task_names)
+        views = {name: freeze(everything, [name]) for name in names}
+    else:
+        outputs = model.output if isinstance(model.output, dict) else dict(_numbered(model.outputs))
+        names = list(outputs) if tasks is None else list(tasks)
+        if any(name not in outputs for name in names):
+            raise ValueError(f"`tasks` must be names among {list(outputs)}; received: tasks={tasks!r}")
+        everything = keras.Model(model.input, {name: outputs[name] for name in names})
+        views = {name: keras.Model(model.input, {name: outputs[name]}) for name in names}
+    given = model.input if isinstance(model.input, dict) else dict(zip(model.input_names, model.inputs, strict=True))
+    features = {
+        name: tf.TensorSpec(tensor.shape, tf.as_dtype(tensor.dtype), name=name) for name, tensor in given.items()
+    }
+    reserved = [name for name in names if name in (DEFAULT, EXAMPLES)]
+    if reserved:
+        raise ValueError(f"`tasks` must not bear the names of signatures; received: {reserved}")
+    labels = [name for name in names if name in features]
+    if labels:
+        raise ValueError(
+            f"`model` must not take a task's label as a feature; received: {labels} both among inputs and outputs"
+        )
+    return {DEFAULT: everything, **views}, features
+
+
+def _numbered(outputs):
+    return ((f"output_{number}", tensor) for number, tensor in enumerate(outputs))
+
+
+def _functions(views, features):
+    """The signatures, as traced `tf.function`s."""
+
+    def signature(view, arguments, prepare=None):
+        def run(inputs):
+            rows = inputs if prepare is None else prepare(inputs[EXAMPLES])
+            return view(rows if isinstance(view.input, dict) else list(rows.values()), training=False)
+
+        function = tf.function(run, input_signature=[arguments])
+        function.get_concrete_function()
+        return function
+
+    spec, finish = parsing_spec(features)
+    functions = {name: signature(view, features) for name, view in views.items()}
+    functions[EXAMPLES] = signature(
+        views[DEFAULT],
+        {EXAMPLES: tf.TensorSpec([None], tf.string, name=EXAMPLES)},
+        prepare=lambda serialized: finish(tf.io.parse_example(serialized, spec)),
+    )
+    return functions
+
+
+def _write(functions, model, path):
+    archive = keras.export.ExportArchive()
+    for layer in _lookups(model):
+        # Only what owns a lookup table: tracking the model would store every variable a second time.
+        archive.track(layer)
+    for name, function in functions.items():
+        archive.add_endpoint(name, function)
+    with contextlib.redirect_stdout(io.StringIO()):  # a listing of every endpoint; only Keras 3 can be asked not to
+        archive.write_out(str(path))
+
+
+def _lookups(model):
+    for layer in model._flatten_layers():
+        if isinstance(layer, (keras.layers.StringLookup, keras.layers.IntegerLookup)):
+            yield layer
+
+
+def _new_version(directory, version):
+    there = [int(path.name) for path in directory.glob("*") if path.name.isdigit()] if directory.is_dir() else []
+    if version is None:
+        return max(there, default=0) + 1
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise ValueError(f"`version` must be a positive integer; received: version={version!r}")
+    _refuse_existing(directory / str(version))
+    return version
+
+
+def _refuse_existing(path):
+    if path.exists():
+        raise FileExistsError(
+            f"`version` must be new, since a served version never changes; received: {path}, which exists. "
+            "Leave `version` out to get the next one"
+        )
+
+
+def _sync(path):
+    """Forces files and directories to disk before the rename makes them visible."""
+    for entry in [path, *path.rglob("*")]:
+        descriptor = os.open(entry, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
