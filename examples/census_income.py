@@ -180,7 +180,8 @@ def draw_gates(models, data, path):
     numbers = {}
     for place, (name, model) in zip(axes, drawn.items(), strict=True):
         last = mtl.analysis.gate_utilisation(model, data)[-1]
-        mtl.analysis.plot_gate_utilisation(last, TASKS, place, f"{name}, last level")
+        experts = ["own, income", "own, never married", "shared 1", "shared 2"] if name == "PLE" else None
+        mtl.analysis.plot_gate_utilisation(last, TASKS, place, f"{name}, last level", experts)
         numbers[name] = {"mean": last.mean.tolist(), "std": last.std.tolist()}
     figure.savefig(path, dpi=120)
     return numbers
@@ -207,13 +208,14 @@ def main():
         f"test {len(test[1]['income']):,}; " + ", ".join(f"{t} {training[1][t].mean():.1%}" for t in TASKS)
     )
 
-    specs = mtl.FeatureEmbedding(
+    embedding = mtl.FeatureEmbedding(
         {
             name: mtl.features.Bucketized(40) if name in census_data.NUMERIC else mtl.features.Categorical()
             for name in census_data.FEATURES
         }
-    ).adapt(training[0])
-    rows, models = run_architectures(specs, training, validation, test, epochs=1 if arguments.quick else 6)
+    )
+    embedding.adapt(training[0])  # once, for all models
+    rows, models = run_architectures(embedding.features, training, validation, test, epochs=1 if arguments.quick else 6)
     chosen = max(models, key=lambda name: sum(rows[name]["validation"].values()))
     print(f"\n{table(rows)}\n\nchosen on validation: {chosen}\n")
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from mtl_layers import freeze
 from mtl_layers._keras import keras
+from mtl_layers.freeze import freeze, trace
 from mtl_layers.towers import Towers
-from serving._manifest import write_manifest
-from serving._multiply_adds import multiply_adds
-from serving._parsing import parsing_spec
-from serving._warmup import write_warmup_requests
+from serving.exporting.manifest import write_manifest
+from serving.exporting.multiply_adds import multiply_adds
+from serving.exporting.parsing import parsing_spec
+from serving.exporting.warmup import write_warmup_requests
+from serving.versions import find_versions
 
 DEFAULT = "serving_default"
 EXAMPLES = "examples"
@@ -101,7 +102,7 @@ def _views(model, tasks):
         raise ValueError(f"`model` must be a built functional Keras model; received: {model!r}")
     if any(isinstance(layer, Towers) for layer in model.layers):
         everything = freeze(model, tasks)
-        names = list(everything.layers[-1].task_names)
+        names = list(trace(everything)[0].task_names)
         views = {name: freeze(everything, [name]) for name in names}
     else:
         outputs = model.output if isinstance(model.output, dict) else dict(_numbered(model.outputs))
@@ -110,7 +111,7 @@ def _views(model, tasks):
             raise ValueError(f"`tasks` must be names among {list(outputs)}; received: tasks={tasks!r}")
         everything = keras.Model(model.input, {name: outputs[name] for name in names})
         views = {name: keras.Model(model.input, {name: outputs[name]}) for name in names}
-    given = model.input if isinstance(model.input, dict) else dict(zip(model.input_names, model.inputs, strict=True))
+    given = model.input if isinstance(model.input, dict) else {tensor.name: tensor for tensor in model.inputs}
     features = {
         name: tf.TensorSpec(tensor.shape, tf.as_dtype(tensor.dtype), name=name) for name, tensor in given.items()
     }
@@ -135,7 +136,9 @@ def _functions(views, features):
     def signature(view, arguments, prepare=None):
         def run(inputs):
             rows = inputs if prepare is None else prepare(inputs[EXAMPLES])
-            return view(rows if isinstance(view.input, dict) else list(rows.values()), training=False)
+            if not isinstance(view.input, dict):
+                rows = list(rows.values()) if isinstance(view.input, list) else next(iter(rows.values()))
+            return view(rows, training=False)
 
         function = tf.function(run, input_signature=[arguments])
         function.get_concrete_function()
@@ -169,9 +172,8 @@ def _lookups(model):
 
 
 def _new_version(directory, version):
-    there = [int(path.name) for path in directory.glob("*") if path.name.isdigit()] if directory.is_dir() else []
     if version is None:
-        return max(there, default=0) + 1
+        return max(find_versions(directory), default=0) + 1
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise ValueError(f"`version` must be a positive integer; received: version={version!r}")
     _refuse_existing(directory / str(version))

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from serving._parsing import stored_dtype
+from serving.exporting.parsing import stored_dtype
 
 FILE = "assets.extra/tf_serving_warmup_requests"
 LIMIT = 1000

@@ -1,0 +1,186 @@
+"""Scores a table with a SavedModel: `mtl-score`, and `serving.batch_scoring.score` from Python."""
+
+import argparse
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ScoringSummary:
+    """What a run did: rows in the output, how many of them an earlier run had scored, seconds, model version."""
+
+    rows: int
+    resumed_rows: int
+    seconds: float
+    version: int | None
+
+
+def score(
+    model,
+    input,
+    output,
+    signature=None,
+    batch_size=4096,
+    keys=(),
+    overwrite=False,
+    progress=True,
+    rows_per_part=None,
+):
+    """Scores every row of a file and writes one column per task, in the order of the rows.
+
+    The rows are streamed: memory holds a few batches and one part, however long the file. Finished parts are kept in
+    `OUTPUT.partial/`; a run that was killed goes on from there when it is started again with the same arguments. The
+    output appears under its name only when it is complete.
+
+    Args:
+        model: Directory of a SavedModel, or of numeric versions of one, of which the newest is taken.
+        input: A .parquet, .csv, .tfrecord or .tfrecords file, or a directory of .parquet files. Its columns feed the
+            signature's inputs of the same name.
+        output: A .parquet, .tfrecord or .tfrecords file to write: the keys, then a column per task; a task of several
+            classes becomes a list column.
+        signature: Name of the signature. Defaults to `"examples"` for TFRecord where the model has it, otherwise to
+            `"serving_default"`.
+        batch_size: Rows per call of the signature. Defaults to 4096.
+        keys: Names of input columns to carry into the output. Defaults to none.
+        overwrite: Whether an existing output may be replaced. Defaults to False.
+        progress: Whether to show the model's version and a progress bar on stderr. Defaults to True.
+        rows_per_part: Rows after which a part is put on the disk, rounded up to whole batches: what a kill can cost.
+            Defaults to 16 batches.
+
+    Returns:
+        A `ScoringSummary`.
+
+    Raises:
+        ValueError, TypeError: If an argument, a column or a value is wrong.
+        RuntimeError: If the model fails, or another process is scoring into the same output.
+        FileNotFoundError, FileExistsError, OSError: If the input is missing, the output is there, the disk is full.
+
+    Example:
+        >>> score("build/model", "rows.parquet", "scores.parquet", signature="ctr", keys=["user_id"])
+        ScoringSummary(rows=1000000, resumed_rows=0, seconds=7.1, version=3)
+    """
+    started = time.perf_counter()
+    input, output, keys = Path(input), Path(output), list(keys)
+    rows_per_part = 16 * batch_size if rows_per_part is None else rows_per_part
+    _check_arguments(input, output, batch_size, keys, overwrite, rows_per_part)
+
+    import pyarrow as pa
+    from tqdm import tqdm
+
+    from serving.scoring.part_files import PartFiles
+    from serving.scoring.row_readers import open_rows
+    from serving.scoring.score_files import check_tfrecord_schema, write_parquet, write_tfrecord
+    from serving.scoring.scoring_signature import ScoringSignature
+
+    scorer = ScoringSignature(model, signature, from_examples=input.suffix in _TFRECORD)
+    tasks = [field.name for field in scorer.fields]
+    clash = [key for key in keys if key in tasks]
+    if clash:
+        raise ValueError(f"`keys` must not have the name of a task; received: {clash}, tasks={tasks}")
+    rows = open_rows(input, scorer.inputs, keys)
+    schema = pa.schema([*(rows.schema.field(key) for key in keys), *scorer.fields])
+    write = write_parquet
+    if output.suffix in _TFRECORD:
+        check_tfrecord_schema(schema)
+        write = write_tfrecord
+    files = _identity(rows.paths)
+    identity = {
+        "input": files,
+        "columns": [f"{field.name}: {field.type}" for field in rows.schema],
+        "model": scorer.fingerprint(),
+        "version": scorer.version,
+        "signature": scorer.name,
+        "batch_size": batch_size,
+        "rows_per_part": rows_per_part,
+        "keys": keys,
+    }
+    if progress:
+        print(f"model: {scorer.path} (version {scorer.version}), signature: {scorer.name}", file=sys.stderr)
+
+    with PartFiles(output, schema, identity, write, overwrite) as parts:
+        resumed = parts.rows
+        waiting, end = [], resumed
+        with tqdm(total=rows.num_rows, initial=resumed, unit="row", unit_scale=True, disable=not progress) as bar:
+            for batch in rows.batches(resumed, batch_size):
+                columns = scorer(batch, first_row=end)
+                arrays = [*(batch.column(key) for key in keys), *columns]
+                waiting.append(pa.RecordBatch.from_arrays(arrays, schema=schema))
+                end += len(batch)
+                if end - parts.rows >= rows_per_part:
+                    parts.add(pa.Table.from_batches(waiting))
+                    waiting = []
+                bar.update(len(batch))
+        if waiting:
+            parts.add(pa.Table.from_batches(waiting))
+        if _identity(rows.paths) != files:
+            raise ValueError(f"`input` must not change while it is scored; received: input='{input}', which did")
+        parts.publish()
+    return ScoringSummary(end, resumed, time.perf_counter() - started, scorer.version)
+
+
+def main(argv=None):
+    """The command `mtl-score`; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="mtl-score",
+        description="Score a table with a SavedModel, one column per task. A run that was killed goes on where it "
+        "stopped when it is started again.",
+    )
+    parser.add_argument("--model", required=True, metavar="DIR", help="a SavedModel, or a directory of versions")
+    parser.add_argument("--input", required=True, metavar="X", help=".parquet, .csv or .tfrecord file")
+    parser.add_argument("--output", required=True, metavar="Y", help=".parquet or .tfrecord file to write")
+    parser.add_argument("--signature", help="default: serving_default; examples for TFRecord if the model has it")
+    parser.add_argument("--batch-size", type=int, default=4096, metavar="N", help="rows per call (default 4096)")
+    parser.add_argument("--rows-per-part", type=int, metavar="N", help="rows a kill can cost (default 16 batches)")
+    parser.add_argument("--keys", default="", metavar="A,B", help="input columns to carry into the output")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    arguments = vars(parser.parse_args(argv))
+    arguments["keys"] = [key for key in arguments["keys"].split(",") if key]
+    arguments["progress"] = not arguments.pop("quiet")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # our own errors stay readable
+    try:
+        summary = score(**arguments)
+    except (ValueError, TypeError, RuntimeError, OSError) as error:
+        print(f"mtl-score: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("mtl-score: interrupted; run the same command again to go on", file=sys.stderr)
+        return 1
+    print(
+        f"scored {summary.rows:,} rows in {summary.seconds:.1f} s with version {summary.version}: {arguments['output']}"
+    )
+    return 0
+
+
+_TFRECORD = (".tfrecord", ".tfrecords")
+
+
+def _check_arguments(input, output, batch_size, keys, overwrite, rows_per_part):
+    if not input.exists():
+        raise FileNotFoundError(f"`input` must exist; received: input='{input}'")
+    if output.suffix not in (".parquet", *_TFRECORD):
+        raise ValueError(f"`output` must end in .parquet, .tfrecord or .tfrecords; received: output='{output}'")
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"`output` must be in an existing directory; received: output='{output}'")
+    if output.resolve() == input.resolve() or output.resolve().parent == input.resolve():
+        raise ValueError(f"`output` must not be the input, or in it; received: output='{output}', input='{input}'")
+    if output.exists() and not overwrite:
+        raise FileExistsError(
+            f"`output` must not exist yet; received: output='{output}'; pass --overwrite (overwrite=True) to replace it"
+        )
+    for name, value in (("batch_size", batch_size), ("rows_per_part", rows_per_part)):
+        if value < 1:
+            raise ValueError(f"`{name}` must be at least 1; received: {name}={value}")
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"`keys` must differ from each other; received: keys={keys}")
+
+
+def _identity(paths):
+    return [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""Asks a model server for predictions, over gRPC or REST: TensorFlow Serving, or the local server."""
+
+from serving.signature import Signature
+from serving.transport.deadline import Deadline
+from serving.transport.feature_arrays import feature_arrays
+from serving.transport.serving_error import ServingError, ServingTimeoutError
+
+__all__ = ["Client", "ServingError", "ServingTimeoutError"]
+
+
+class Client:
+    """A client of TensorFlow Serving's protocols that works alike over gRPC and REST, from any number of threads.
+
+    The first request also asks for the model's metadata, which tells dtypes, shapes and the outputs' names; the answer
+    is kept until a request fails, so a new version with other inputs costs one failed request. Nothing is retried: a
+    prediction that may be asked twice is the caller's to repeat. Over REST neither TensorFlow nor gRPC is imported.
+
+    Args:
+        address: `"host:port"`; for REST also a URL, `"http://host:port"`.
+        model_name: the model's name on the server, `"model"` by default.
+        protocol: `"grpc"` (default) or `"rest"`.
+        timeout: deadline of each request in seconds, 5.0 by default.
+
+    Raises (from every request):
+        ServingError: the server refused or failed, or is not there; `.code` holds the name of the status code.
+        ServingTimeoutError: no answer within the deadline; it is a `ServingError` and a `TimeoutError`.
+
+    Example:
+
+    >>> with Client("127.0.0.1:8500", "ctr") as client:
+    ...     client.predict({"age": [31, 45], "country": ["fr", "de"]})
+    {'ctr': array([[0.18], [0.21]], dtype=float32), 'cvr': array([[0.02], [0.05]], dtype=float32)}
+    """
+
+    def __init__(self, address, model_name="model", protocol="grpc", timeout=5.0):
+        if protocol not in ("grpc", "rest"):
+            raise ValueError(f"`protocol` must be 'grpc' or 'rest'; received: protocol={protocol!r}")
+        Deadline(timeout)  # refuses a timeout that is not positive
+        self.address = address
+        self.model_name = model_name
+        self.protocol = protocol
+        self.timeout = timeout
+        if protocol == "grpc":  # imported here: it brings TensorFlow
+            from serving.transport.grpc_transport import GrpcTransport as Transport
+        else:
+            from serving.transport.rest_transport import RestTransport as Transport
+        self._transport = Transport(address, model_name)
+        self._signatures = {}
+
+    def predict(self, features, signature="serving_default", version=None, timeout=None):
+        """Scores a batch of rows.
+
+        Args:
+            features: dict of input name to list or array with one entry a row. A 1-D value is sent as [batch, 1] where
+                the signature takes [batch, 1]; every other shape is sent as it is.
+            signature: by default all tasks; a task's name asks for that task only.
+            version: by default the newest.
+            timeout: deadline in seconds for the whole call, instead of the client's.
+
+        Returns:
+            dict of output name to NumPy array; strings are object arrays of bytes.
+
+        Raises:
+            TypeError, ValueError: a feature that cannot become what the signature takes; nothing was sent.
+        """
+        deadline = self._deadline(timeout)
+        try:
+            known = self._metadata(version, deadline)
+            # a signature that the server does not have is the server's to refuse
+            target = known.get(signature) or Signature(signature, {}, {})
+            return self._transport.predict(feature_arrays(features, target), target, version, deadline)
+        except ServingError:
+            self._signatures.pop(version, None)
+            raise
+
+    def status(self, timeout=None):
+        """Returns the state of each version, newest first: dicts of version, state, error_code and error_message."""
+        return [
+            {
+                "version": int(line["version"]),
+                "state": line["state"],
+                "error_code": line["status"]["error_code"],
+                "error_message": line["status"]["error_message"],
+            }
+            for line in self._transport.status(self._deadline(timeout))
+        ]
+
+    def metadata(self, version=None, timeout=None):
+        """Asks the server anew for its signatures; returns a dict of name to `serving.signature.Signature`."""
+        self._signatures.pop(version, None)
+        return self._metadata(version, self._deadline(timeout))
+
+    def close(self):
+        """Closes the connection."""
+        self._transport.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def _metadata(self, version, deadline):
+        signatures = self._signatures.get(version)
+        if signatures is None:
+            signatures = self._signatures[version] = self._transport.metadata(version, deadline)
+        return signatures
+
+    def _deadline(self, timeout):
+        return Deadline(self.timeout if timeout is None else timeout)

@@ -1,0 +1,1 @@
+"""What batch scoring is made of."""
