@@ -69,7 +69,7 @@ def build(specs, sharing, tasks):
     """Raw features -> embedding -> sharing layer -> towers."""
     features = mtl.FeatureEmbedding(specs, width=8)
     inputs = features.inputs()
-    outputs = mtl.Towers({task: (32,) for task in tasks})(sharing(features(inputs)))
+    outputs = mtl.Towers(dict.fromkeys(tasks, (32,)))(sharing(features(inputs)))
     return keras.Model(inputs, outputs)
 
 
@@ -79,7 +79,7 @@ def train(model, data, steps, epochs):
     model.compile(
         keras.optimizers.Adam(schedule),
         **mtl.losses.per_task(
-            {task: "binary_crossentropy" for task in model.output}, {task: ["AUC"] for task in model.output}
+            dict.fromkeys(model.output, "binary_crossentropy"), {task: ["AUC"] for task in model.output}
         ),
     )
     start = time.perf_counter()

@@ -5,7 +5,18 @@ from mtl_layers.embedding import FeatureEmbedding
 from mtl_layers.experts import Experts
 from mtl_layers.freeze import freeze
 from mtl_layers.gates import SoftmaxGate, TopKGate
-from mtl_layers.sharing import CGC, PLE, MMoE, MultiLayerMMoE, OMoE, SharedBottom
+from mtl_layers.search import RouteSearch
+from mtl_layers.sharing import (
+    CGC,
+    PLE,
+    MMoE,
+    MultiLayerMMoE,
+    OMoE,
+    Route,
+    RouteSupernet,
+    SharedBottom,
+    StaticRoute,
+)
 from mtl_layers.towers import Towers
 
 __all__ = [
@@ -16,8 +27,12 @@ __all__ = [
     "MMoE",
     "MultiLayerMMoE",
     "OMoE",
+    "Route",
+    "RouteSearch",
+    "RouteSupernet",
     "SharedBottom",
     "SoftmaxGate",
+    "StaticRoute",
     "TopKGate",
     "Towers",
     "analysis",

@@ -3,10 +3,12 @@
 from numbers import Integral, Real
 
 
-def check_positive(name, value, minimum=1):
-    """Returns an integer that is at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
-        raise ValueError(f"`{name}` must be an integer of at least {minimum}; received: {name}={value!r}")
+def check_positive(name, value, minimum=1, maximum=None):
+    """Returns an integer that is at least `minimum`, and at most `maximum` where there is one."""
+    legal = isinstance(value, Integral) and not isinstance(value, bool) and value >= minimum
+    if not legal or (maximum is not None and value > maximum):
+        rule = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+        raise ValueError(f"`{name}` must be an integer {rule}; received: {name}={value!r}")
     return int(value)
 
 

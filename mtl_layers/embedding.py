@@ -44,12 +44,13 @@ class FeatureEmbedding(keras.layers.Layer):
         ... }, width=4)
         >>> rows = {"country": np.array(["fr", "de", "fr"]), "age": np.array([20.0, 30.0, 40.0])}
         >>> features.adapt(rows)
-        >>> features(rows).shape
+        >>> tuple(features(rows).shape)
         (3, 5)
     """
 
     def __init__(self, features, width=8, *, embeddings_initializer="uniform", embeddings_regularizer=None, **kwargs):
-        super().__init__(**kwargs)
+        # Keras would cast the raw numbers to bfloat16 on the way in, before any is standardised or looked up.
+        super().__init__(**{**kwargs, "autocast": False})
         if not isinstance(features, dict) or not features:
             raise ValueError(f"`features` must be a dict of specifications; received: features={features!r}")
         specs = {name: deserialize(spec) if isinstance(spec, dict) else spec for name, spec in features.items()}
@@ -70,21 +71,25 @@ class FeatureEmbedding(keras.layers.Layer):
         Args:
             data: Dict of arrays, or a `tf.data.Dataset` of dicts (or of tuples that begin with one). Features that
                 the specifications do not name are ignored.
+
+        What was learned is in the attribute `features`, a dict of specifications that another layer can start from.
         """
         if self.built:
             raise ValueError("`adapt` must come before the layer is built: the size of its table is then fixed")
-        names = [name for name, _ in self.specs]
         summaries = {name: spec.start() for name, spec in self.specs}
-        for batch in [data] if isinstance(data, dict) else data.as_numpy_iterator():
+        for batch in [data] if isinstance(data, dict) else data:
             batch = batch[0] if isinstance(batch, tuple) else batch
             self._check_names(batch)
             for name, spec in self.specs:
-                values = batch[name]
-                values = values.values if hasattr(values, "row_splits") or hasattr(values, "values") else values
+                values = getattr(batch[name], "values", batch[name])  # of a ragged tensor, all there are
                 summaries[name] = spec.update(summaries[name], values, name)
         self.specs = tuple((name, spec.finish(summaries[name], name)) for name, spec in self.specs)
         self._make_layers()
-        return {name: dict(self.specs)[name] for name in names}
+
+    @property
+    def features(self):
+        """Dict from feature name to specification, adapted or not."""
+        return dict(self.specs)
 
     def inputs(self):
         """A dict of `keras.Input`, one per feature, for a functional model."""
@@ -171,7 +176,8 @@ class FeatureEmbedding(keras.layers.Layer):
             values = values[:, None]
         if values.shape.rank != 2 or (not isinstance(spec, MultiValued) and values.shape[1] not in (1, None)):
             raise ValueError(f"`{name}` must be [batch, 1]; received: shape={tuple(values.shape)}")
-        return values
+        # Where the graph does not know the width, two columns would pass as twice the rows.
+        return values if isinstance(spec, MultiValued) else tf.ensure_shape(values, (None, 1))
 
     def _standardised(self, values, name, spec, preprocessor):
         if spec.nan_value is not None:
@@ -196,8 +202,12 @@ class FeatureEmbedding(keras.layers.Layer):
     def get_config(self):
         return {
             **super().get_config(),
-            "features": {name: serialize(spec) for name, spec in self.specs},
+            "features": [[name, serialize(spec)] for name, spec in self.specs],  # a store may sort the keys of a dict
             "width": self.width,
             "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
             "embeddings_regularizer": keras.regularizers.serialize(self.embeddings_regularizer),
         }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "features": dict(config["features"])})

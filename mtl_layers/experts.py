@@ -36,10 +36,11 @@ class Experts(keras.layers.Layer):
 
     Example:
         >>> experts = mtl.Experts(num_experts=4, hidden_units=(32, 16))
-        >>> experts(np.ones((2, 8), "float32")).shape
+        >>> tuple(experts(np.ones((2, 8), "float32")).shape)
         (2, 4, 16)
 
-    Source: Ma et al., "Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts", KDD 2018.
+    Source: Ma et al., "Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts",
+    KDD 2018.
     """
 
     def __init__(
@@ -105,7 +106,8 @@ class Experts(keras.layers.Layer):
         for depth, kernel in enumerate(self.kernels):
             hidden = ops.matmul(hidden, kernel)  # [experts, batch, units]
             if self.use_bias:
-                hidden = ops.add(hidden, self.biases[depth])
+                # Not `ops.add`: on TensorFlow it takes a bias [experts, 1, 1] to lie along a batch of as many rows.
+                hidden = hidden + self.biases[depth]
             hidden = self.activation(hidden)
             if self.dropout_layer is not None:
                 hidden = self.dropout_layer(hidden, training=training)

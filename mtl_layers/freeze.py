@@ -23,10 +23,12 @@ def freeze(model, tasks=None):
 
     Example:
         >>> only_click = mtl.freeze(model, tasks=["click"])
-        >>> list(only_click.predict(rows))
+        >>> list(only_click.predict(rows, verbose=0))
         ['click']
     """
     towers, sharing = trace(model)
+    if isinstance(tasks, str):
+        raise ValueError(f"`tasks` must be a list of names, such as [{tasks!r}]; received: tasks={tasks!r}")
     names = towers.task_names if tasks is None else tuple(tasks)
     unknown = [name for name in names if name not in towers.task_names]
     if unknown or not names or len(set(names)) != len(names):
@@ -45,19 +47,21 @@ def trace(model):
     if len(all_towers) != 1:
         raise ValueError(f"{refusal}; received: a model with {len(all_towers)} Towers layers")
     towers = all_towers[0]
-    # Keras 3 hands out a layer's dict of outputs as a list in the order of sorted keys.
-    made = towers.output if isinstance(towers.output, list) else [towers.output[name] for name in sorted(towers.output)]
+    # Keras 3 hands out a layer's dict of outputs as a list in the order of sorted keys, or bare if there is one.
+    made = towers.output
+    made = [made[name] for name in sorted(made)] if isinstance(made, dict) else _listed(made)
     named = dict(zip(sorted(towers.task_names), map(id, made), strict=True))
     if {name: id(tensor) for name, tensor in model.output.items()} != named:
         raise ValueError(
             f"{refusal}; received: outputs {list(model.output)} that are not exactly those of {towers.name!r}. "
             "What comes after the towers would vanish: freeze the model without it and apply it to the result"
         )
-    source = towers.input
-    tensors = source if isinstance(source, list) else [source]
+    read = set(map(id, _listed(towers.input)))
     for layer in model.layers:
-        if hasattr(layer, "freeze") and layer is not towers:
-            produced = layer.output if isinstance(layer.output, list) else [layer.output]
-            if {id(tensor) for tensor in produced} == {id(tensor) for tensor in tensors}:
-                return towers, layer
+        if hasattr(layer, "freeze") and layer is not towers and set(map(id, _listed(layer.output))) == read:
+            return towers, layer
     raise ValueError(f"{refusal}; received: {towers.name!r} reads a layer that cannot be frozen")
+
+
+def _listed(tensors):
+    return tensors if isinstance(tensors, list) else [tensors]

@@ -34,8 +34,9 @@ def gate_utilisation(model, data):
         ValueError: If the model cannot be traced, its sharing layer has no gates, or there are no rows.
 
     Example:
-        >>> levels = mtl.analysis.gate_utilisation(model, validation)
-        >>> levels[-1].mean.round(2)                # [tasks, experts]; rows sum to 1
+        >>> levels = mtl.analysis.gate_utilisation(model, rows)
+        >>> levels[-1].mean.shape                   # [tasks, experts]; rows sum to 1
+        (2, 4)
 
     Source: Tang et al., RecSys 2020, expert utilisation analysis.
     """
@@ -65,7 +66,7 @@ def gate_utilisation(model, data):
     return levels
 
 
-def plot_gate_utilisation(utilisation, gate_names, axes, title=None):
+def plot_gate_utilisation(utilisation, gate_names, axes, title=None, expert_names=None):
     """Draws the bars of one level: a group per gate, a bar per expert it reads, the standard deviation as a whisker.
 
     Args:
@@ -73,6 +74,7 @@ def plot_gate_utilisation(utilisation, gate_names, axes, title=None):
         gate_names: A name for each gate; for the last level the names of the tasks.
         axes: The matplotlib axes to draw on.
         title: Defaults to `None`.
+        expert_names: A name for each expert. Defaults to `None`, their numbers.
     """
     gates, experts = utilisation.mean.shape
     width = 0.8 / experts
@@ -85,7 +87,7 @@ def plot_gate_utilisation(utilisation, gate_names, axes, title=None):
             width * 0.9,
             yerr=utilisation.std[read, expert],
             capsize=2,
-            label=f"expert {expert}",
+            label=f"expert {expert}" if expert_names is None else expert_names[expert],
             color=f"C{expert % 10}",
         )
     axes.set_xticks(range(gates), gate_names)

@@ -6,6 +6,7 @@ import numpy as np
 
 from mtl_layers._checks import check_positive
 from mtl_layers._keras import keras
+from mtl_layers.features.numeric import numbers
 from mtl_layers.features.spec import Spec
 
 
@@ -23,11 +24,12 @@ class Bucketized(Spec):
         width: Width of the embedding. Defaults to `None`, the width of the `FeatureEmbedding`.
 
     Raises:
-        ValueError: If boundaries do not ascend, or `num_buckets` is below 2.
+        ValueError: If boundaries do not ascend or are not finite, or `num_buckets` is below 2.
 
     Example:
-        >>> mtl.features.Bucketized(num_buckets=20)
-        >>> mtl.features.Bucketized(boundaries=(0.0, 18.0, 65.0))
+        >>> learned = mtl.features.Bucketized(num_buckets=20)
+        >>> mtl.features.Bucketized(boundaries=(0.0, 18.0, 65.0)).rows(None)      # four buckets and one for NaN
+        5
     """
 
     num_buckets: int = 40
@@ -38,11 +40,14 @@ class Bucketized(Spec):
 
     def __post_init__(self):
         check_positive("num_buckets", self.num_buckets, minimum=2)
+        if self.width is not None:
+            check_positive("width", self.width)
         if self.boundaries is not None:
             object.__setattr__(self, "boundaries", tuple(float(b) for b in self.boundaries))
-            if not self.boundaries or any(b <= a for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)):
+            if not (self.boundaries and np.isfinite(self.boundaries).all() and (np.diff(self.boundaries) > 0).all()):
                 raise ValueError(
-                    f"`boundaries` must ascend and hold at least one; received: boundaries={self.boundaries}"
+                    "`boundaries` must be finite, ascend, and hold at least one; "
+                    f"received: boundaries={self.boundaries}"
                 )
 
     @property
@@ -53,7 +58,7 @@ class Bucketized(Spec):
         return []
 
     def update(self, summary, values, name):
-        return [*summary, np.asarray(values, "float32").ravel()]
+        return [*summary, numbers(values, name, "float32")]
 
     def finish(self, summary, name):
         if self.adapted:
@@ -65,7 +70,9 @@ class Bucketized(Spec):
         distinct, counts = np.unique(values, return_counts=True)
         heavy = distinct[counts > values.size / self.num_buckets]
         # A heavy value is fenced in half-way to its neighbours, so that rounding cannot push it over a boundary.
-        halves = distinct[:-1] + np.diff(distinct) / 2
+        lower, upper = distinct[:-1], distinct[1:]
+        halves = (lower / 2 + upper / 2).astype("float32")
+        halves = np.where((halves > lower) & (halves <= upper), halves, upper)  # neighbours have nothing between them
         is_heavy = np.isin(distinct, heavy)
         cuts = [halves[is_heavy[:-1] | is_heavy[1:]]]
         rest = values[~np.isin(values, heavy)]

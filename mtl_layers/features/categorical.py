@@ -29,8 +29,8 @@ class Categorical(Spec):
         ValueError: If both `vocabulary` and `hash_buckets` are given, or an argument is out of range.
 
     Example:
-        >>> mtl.features.Categorical(vocabulary=("fr", "de"), width=4)
-        >>> mtl.features.Categorical(hash_buckets=1_000_000, dtype="int64")
+        >>> country = mtl.features.Categorical(vocabulary=("fr", "de"), width=4)
+        >>> user = mtl.features.Categorical(hash_buckets=1_000_000, dtype="int64")
     """
 
     vocabulary: tuple | str | None = None
@@ -49,16 +49,14 @@ class Categorical(Spec):
                 "`vocabulary` and `hash_buckets` must not both be given; "
                 f"received: vocabulary={self.vocabulary!r}, hash_buckets={self.hash_buckets}"
             )
-        for name, optional in (
-            ("hash_buckets", True),
-            ("oov_buckets", False),
-            ("max_size", True),
-            ("min_count", False),
-        ):
+        for name in ("hash_buckets", "oov_buckets", "max_size", "min_count", "width"):
+            optional = name in ("hash_buckets", "max_size", "width")
             if not (optional and getattr(self, name) is None):
                 check_positive(name, getattr(self, name))
         if self.vocabulary is not None and not isinstance(self.vocabulary, str):
-            object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
+            values = tuple(value.item() if isinstance(value, np.generic) else value for value in self.vocabulary)
+            object.__setattr__(self, "vocabulary", values)
+            self._check_types("vocabulary", values)
             if not self.vocabulary or len(set(self.vocabulary)) != len(self.vocabulary):
                 raise ValueError(
                     f"`vocabulary` must hold distinct values, at least one; received: {len(self.vocabulary)} values "
@@ -73,20 +71,19 @@ class Categorical(Spec):
         return Counter()
 
     def update(self, summary, values, name):
-        values, counts = np.unique(np.asarray(values).ravel(), return_counts=True)
-        for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+        values = np.asarray(values).ravel()
+        if values.dtype == object:  # as tf.data gives strings; and None or NaN among them cannot be sorted
+            counted = Counter(values.tolist()).items()
+        else:
+            counted = zip(*(part.tolist() for part in np.unique(values, return_counts=True)), strict=True)
+        for value, count in counted:
             summary[value.decode("utf-8") if isinstance(value, bytes) else value] += count
         return summary
 
     def finish(self, summary, name):
         if self.adapted:
             return self
-        wanted = str if self.dtype == "string" else int
-        strange = next((value for value in summary if not isinstance(value, wanted)), None)
-        if strange is not None:
-            raise ValueError(
-                f"`{name}` must hold values of type {self.dtype}, as its specification says; received: {strange!r}"
-            )
+        self._check_types(name, summary)
         # Ties in count are broken by value, so that the same data give the same table.
         ranked = sorted(summary.items(), key=lambda item: (-item[1], item[0]))
         kept = [value for value, count in ranked if count >= self.min_count][: self.max_size]
@@ -94,13 +91,27 @@ class Categorical(Spec):
             raise ValueError(f"`{name}` must have a value that occurs {self.min_count} times or more; received: none")
         return replace(self, vocabulary=tuple(kept))
 
+    def _check_types(self, name, values):
+        wanted = str if self.dtype == "string" else int
+        strange = [value for value in values if not isinstance(value, wanted)]
+        if strange:
+            raise ValueError(
+                f"`{name}` must hold values of type {self.dtype}, as its specification says; received: {strange[0]!r}"
+            )
+
     def preprocessor(self, name):
         """The Keras layer from raw values to row numbers."""
         if self.hash_buckets is not None:
             return keras.layers.Hashing(num_bins=self.hash_buckets, name=name)
         vocabulary = self.vocabulary if isinstance(self.vocabulary, str) else list(self.vocabulary)
         lookup = keras.layers.StringLookup if self.dtype == "string" else keras.layers.IntegerLookup
-        return lookup(vocabulary=vocabulary, num_oov_indices=self.oov_buckets, mask_token=None, name=name)
+        # At the head of a vocabulary Keras takes its token for unknown values to be no value at all.
+        token, more = ("[UNK]", "_") if self.dtype == "string" else (-1, -1)
+        while isinstance(vocabulary, list) and token in vocabulary:
+            token += more
+        return lookup(
+            vocabulary=vocabulary, num_oov_indices=self.oov_buckets, mask_token=None, oov_token=token, name=name
+        )
 
     def rows(self, preprocessor):
         """Number of rows in the table."""

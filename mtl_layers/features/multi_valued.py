@@ -23,7 +23,7 @@ class MultiValued(Spec):
         ValueError: If `pooling` is neither, or `of` is no `Categorical`.
 
     Example:
-        >>> mtl.features.MultiValued(mtl.features.Categorical(hash_buckets=1000, dtype="int64"), pooling="sum")
+        >>> items = mtl.features.MultiValued(mtl.features.Categorical(hash_buckets=1000, dtype="int64"), pooling="sum")
     """
 
     of: Categorical = field(default_factory=Categorical)

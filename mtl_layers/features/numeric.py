@@ -18,16 +18,17 @@ class Numeric(Spec):
 
     Args:
         mean: Defaults to `None`, learned by `adapt`.
-        variance: Defaults to `None`, learned by `adapt`. A constant feature has variance 0 and gives 0.
+        variance: Defaults to `None`, learned by `adapt`. A constant feature has variance 0 and is only centred.
         nan_value: The raw number that stands in for NaN. Defaults to `None`: NaN is refused, in `adapt` and at every
             call, since one NaN would turn every prediction of its row into NaN.
 
     Raises:
-        ValueError: If only one of `mean` and `variance` is given, or `adapt` meets a number that is not finite.
+        ValueError: If only one of `mean` and `variance` is given, `variance` is negative, or `adapt` meets a number
+            that is not finite.
 
     Example:
-        >>> mtl.features.Numeric()
-        >>> mtl.features.Numeric(mean=40.0, variance=100.0, nan_value=40.0)
+        >>> learned = mtl.features.Numeric()
+        >>> known = mtl.features.Numeric(mean=40.0, variance=100.0, nan_value=40.0)
     """
 
     mean: float | None = None
@@ -41,6 +42,8 @@ class Numeric(Spec):
             raise ValueError(
                 f"`mean` and `variance` must be given together; received: mean={self.mean}, variance={self.variance}"
             )
+        if self.variance is not None and not self.variance >= 0:
+            raise ValueError(f"`variance` must be at least 0; received: variance={self.variance}")
 
     @property
     def adapted(self):
@@ -65,16 +68,30 @@ class Numeric(Spec):
             return self
         if not count:
             raise ValueError(f"`{name}` must have at least one value to adapt to; received: none")
-        return replace(self, mean=float(mean), variance=float(deviations / count))
+        variance = deviations / count
+        # What rounding leaves of a constant is no spread to divide by.
+        rounding = (abs(mean) * np.finfo("float64").eps) ** 2 * count
+        return replace(self, mean=float(mean), variance=0.0 if variance <= rounding else float(variance))
 
     def preprocessor(self, name):
         """The Keras layer that standardises."""
-        return keras.layers.Normalization(mean=self.mean, variance=self.variance, axis=None, name=name)
+        return keras.layers.Normalization(
+            mean=self.mean, variance=self.variance or 1.0, axis=None, name=name, dtype="float32"
+        )
+
+
+def numbers(values, name, dtype):
+    """Values as a vector of numbers."""
+    values = np.asarray(values).ravel()
+    try:
+        return values.astype(dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`{name}` must hold numbers; received: {values[:1].tolist()[0]!r}") from error
 
 
 def finite_values(values, name, nan_value, remedy):
     """Numbers as a float64 vector with NaN replaced; what is then not finite is refused."""
-    values = np.asarray(values, "float64").ravel()
+    values = numbers(values, name, "float64")
     if nan_value is not None:
         values = np.where(np.isnan(values), nan_value, values)
     bad = np.flatnonzero(~np.isfinite(values))

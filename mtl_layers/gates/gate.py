@@ -94,8 +94,10 @@ class Gate(keras.layers.Layer):
 
     def call(self, inputs):
         if self.kernel is None:
-            batch = ops.shape(inputs)[0]
-            return ops.broadcast_to(ops.cast(self.read, self.compute_dtype), (batch, self.num_gates, self.num_experts))
+            equal = self.read / self.read.sum(axis=1, keepdims=True)
+            return ops.broadcast_to(
+                ops.cast(equal, self.compute_dtype), (ops.shape(inputs)[0], self.num_gates, self.num_experts)
+            )
         # Softmax in float32: bfloat16 has 8 bits, and gates live on small differences.
         scores = ops.cast(self._scores(inputs), "float32")  # [batch, gates, experts]
         return ops.cast(self.normalize(scores, self.read), self.compute_dtype)
@@ -105,7 +107,7 @@ class Gate(keras.layers.Layer):
         if len(inputs.shape) == 2:
             scores = ops.matmul(inputs, self.kernel)  # [batch, width]
             if self.bias is not None:
-                scores = ops.add(scores, self.bias)
+                scores = scores + self.bias
             if everywhere:
                 return ops.reshape(scores, (-1, self.num_gates, self.num_experts))
             return ops.take(ops.pad(scores, ((0, 0), (0, 1))), self._position, axis=1)
@@ -114,7 +116,7 @@ class Gate(keras.layers.Layer):
         scores = ops.matmul(queries, ops.transpose(ops.cast(kernel, inputs.dtype), (1, 0, 2)))
         scores = ops.transpose(scores, (1, 0, 2))  # [batch, gates, experts]
         if self.bias is not None:
-            scores = ops.add(scores, ops.take(ops.pad(ops.convert_to_tensor(self.bias), ((0, 1),)), self._position))
+            scores = scores + ops.take(ops.pad(ops.convert_to_tensor(self.bias), ((0, 1),)), self._position)
         return scores
 
     def normalize(self, scores, read):
@@ -129,8 +131,9 @@ class Gate(keras.layers.Layer):
         config = self.get_config()
         del config["name"]
         full = all(list(experts) == list(range(num_experts)) for experts in reads)
-        config.update(num_experts=num_experts, num_gates=len(reads), reads=None if full else reads, **kwargs)
-        return type(self).from_config(config)
+        config.update(num_experts=num_experts, num_gates=len(reads), reads=None if full else reads)
+        config.update({"dtype": self.dtype_policy, **kwargs})
+        return type(self)(**config)  # `from_config` would wrap an error of ours into Keras' own
 
     def inherit(self, source, gate):
         """Takes over the weights of one gate of `source`, for a layer that consists of that gate alone."""

@@ -32,7 +32,7 @@ class SoftmaxGate(Gate):
     Example:
         >>> experts, gate = mtl.Experts(num_experts=4), mtl.SoftmaxGate(num_experts=4, num_gates=2)
         >>> x = np.ones((8, 16), "float32")
-        >>> keras.ops.matmul(gate(x), experts(x)).shape
+        >>> tuple(ops.matmul(gate(x), experts(x)).shape)
         (8, 2, 64)
 
     Source: Ma et al., KDD 2018 (MMoE).

@@ -15,8 +15,9 @@ class TopKGate(Gate):
     g_i(x) = exp(s_i) / sum of exp(s_j) over the k largest     if s_i is among the k largest, else exactly 0
     ```
 
-    Of equal scores the expert with the lower index is kept, so there are never more than `k`. All experts are still
-    evaluated: the stack is one matmul, and which experts survive differs from row to row.
+    With `k=1` the weight that survives is 1 whatever its score: such a gate learns nothing. Of equal scores the expert
+    with the lower index is kept, so there are never more than `k`. All experts are still evaluated: the stack is one
+    matmul, and which experts survive differs from row to row.
 
     Args:
         k: Number of experts that survive, at least 1 and at most the number each gate reads. Defaults to `2`.

@@ -15,18 +15,25 @@ class MaskedMetric(keras.metrics.Metric):
         name: Defaults to the metric's own name.
 
     Raises:
-        ValueError: As `MaskedLoss`.
+        ValueError: As `MaskedLoss`; or if `metric` is unknown, or a name such as `"accuracy"` that stands for several.
 
     Example:
         >>> metric = mtl.losses.MaskedMetric(keras.metrics.MeanSquaredError(), missing_value=-1.0)
-        >>> metric.update_state(np.array([[1.0], [-1.0]]), np.array([[3.0], [5.0]]))
+        >>> _ = metric.update_state(np.array([[1.0], [-1.0]]), np.array([[3.0], [5.0]]))
         >>> float(metric.result())
         4.0
     """
 
     def __init__(self, metric, missing_value=None, require_weights=False, name=None, **kwargs):
         named = metric if isinstance(metric, str) else None
+        if named in ("accuracy", "acc", "crossentropy", "ce"):
+            raise ValueError(
+                "`metric` must say which one of its kind is meant, since only `compile` can guess it from shapes; "
+                f'received: metric={metric!r}. Name "binary_accuracy" or "sparse_categorical_accuracy", for example'
+            )
         metric = keras.metrics.get(metric)
+        if not callable(metric):
+            raise ValueError(f"`metric` must be a Keras metric or a name of one; received: metric={named or metric!r}")
         if not isinstance(metric, keras.metrics.Metric):  # a function, as Keras 2 gives for names of losses
             metric = keras.metrics.MeanMetricWrapper(metric, name=named or metric.__name__)
         super().__init__(name=name or metric.name, **kwargs)

@@ -23,17 +23,21 @@ class FrozenMixture(keras.layers.Layer):
         groups: For each level the sizes of its groups.
         expert_config: Arguments of the experts.
         gate: The gate prototype.
+        stem_units: Units of the dense layer before everything. Defaults to `None`, no such layer.
 
     Input shape: `[batch, dim]`.
     Output: a list with one `[batch, units]` per task.
     """
 
-    def __init__(self, wiring, groups, expert_config, gate, **kwargs):
+    def __init__(self, wiring, groups, expert_config, gate, stem_units=None, **kwargs):
         super().__init__(**kwargs)
         self.gate = gate
         self.expert_config = expert_config
         self._wiring = Wiring.from_dict(wiring)
         self._groups = [list(sizes) for sizes in groups]
+        self.stem_units, self.stem = stem_units, None
+        if stem_units is not None:
+            self.stem = Experts(1, (stem_units,), name="stem", dtype=self.dtype_policy, **expert_config)
         # Flat lists, in the order of the levels: Keras does not save what lies in nested ones.
         self.experts, self.gates = [], []
         for depth, (level, sizes) in enumerate(zip(self._wiring.levels, self._groups, strict=True)):
@@ -66,10 +70,13 @@ class FrozenMixture(keras.layers.Layer):
             [[len(group) for group in level] for level in pruned.groups],
             mixture.expert_config(),
             mixture.gate_prototype(),
+            mixture.stem_units,
             dtype=mixture.dtype_policy,
             name=f"{mixture.name}_frozen",
         )
-        frozen.build((None, mixture.expert_levels[0].kernels[0].shape[1]))
+        frozen.build((None, (mixture.stem or mixture.expert_levels[0]).kernels[0].shape[1]))
+        if mixture.stem is not None:
+            frozen.stem.inherit(mixture.stem, [0])
         experts, gates = iter(frozen.experts), iter(frozen.gates)
         for depth, level in enumerate(pruned.wiring.levels):
             for group in pruned.groups[depth]:
@@ -90,10 +97,12 @@ class FrozenMixture(keras.layers.Layer):
         view = type(self)(
             asdict(pruned.wiring),
             [[len(group) for group in level] for level in pruned.groups],
-            self.expert_config,
+            {**self.expert_config, "dropout": 0.0},  # parts that give way to shared ones must leave no random state
             self.gate,
             dtype=self.dtype_policy,
         )
+        view.stem_units, view.stem = self.stem_units, self.stem
+        view.expert_config = self.expert_config
         experts, gates = iter(self.experts), iter(self.gates)
         view.experts, view.gates = [], []
         for depth, level in enumerate(self._wiring.levels):
@@ -110,18 +119,25 @@ class FrozenMixture(keras.layers.Layer):
 
     def build(self, input_shape):
         experts, gates = iter(self.experts), iter(self.gates)
+        if self.stem is not None:
+            self.stem.build(input_shape)
+            input_shape = (input_shape[0], self.stem_units)
         width = input_shape[-1]
         for level, sizes in zip(self._wiring.levels, self._groups, strict=True):
             for _ in sizes:
                 next(experts).build((input_shape[0], width))
             for each in level.gates:
                 if len(each.experts) > 1:
-                    next(gates).build((input_shape[0], input_shape[-1] if each.query == ROOT else width))
+                    below = input_shape[-1] if each.query == ROOT else width
+                    below = below if each.own_query is None else level.hidden_units[-1]
+                    next(gates).build((input_shape[0], below))
             width = level.hidden_units[-1]
         self.built = True
 
     def call(self, inputs, training=None):
         experts, gates = iter(self.experts), iter(self.gates)
+        if self.stem is not None:
+            inputs = self.stem(inputs, training=training)[:, 0]
         values = {ROOT: inputs}
         for level, sizes in zip(self._wiring.levels, self._groups, strict=True):
             hidden, first = [], 0
@@ -134,7 +150,8 @@ class FrozenMixture(keras.layers.Layer):
                 if len(each.experts) == 1:
                     mixtures[number] = hidden[:, each.experts[0]]
                     continue
-                weights = next(gates)(values[each.query])  # [batch, 1, experts of this gate]
+                query = values[each.query] if each.own_query is None else hidden[:, each.own_query]
+                weights = next(gates)(query)  # [batch, 1, experts of this gate]
                 everything = list(each.experts) == list(range(hidden.shape[1]))
                 read = hidden if everything else ops.take(hidden, list(each.experts), axis=1)
                 mixtures[number] = ops.squeeze(ops.matmul(weights, read), axis=1)  # [batch, units]
@@ -151,6 +168,7 @@ class FrozenMixture(keras.layers.Layer):
             "groups": [list(sizes) for sizes in self._groups],
             "expert_config": dict(self.expert_config),
             "gate": keras.saving.serialize_keras_object(self.gate),
+            "stem_units": self.stem_units,
         }
 
     @classmethod

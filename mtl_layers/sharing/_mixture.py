@@ -22,8 +22,11 @@ class Mixture(keras.layers.Layer):
     """Base of the sharing layers that mix experts by gates.
 
     A subclass names its arguments and says in `wiring()` who reads what; building, calling, gate weights and freezing
-    are here. All experts of a level are one batched matmul per layer, all its gates one matmul.
+    are here. All experts of a level are one batched matmul per layer, all its gates one matmul. With `stem_units` a
+    dense layer of that size stands before everything, and `ROOT` is its output.
     """
+
+    stem_units = None
 
     def __init__(
         self,
@@ -56,6 +59,9 @@ class Mixture(keras.layers.Layer):
         """Called by subclasses at the end of `__init__`: errors of arguments come there and not in `build`."""
         self._wiring = self.wiring()
         arguments = {name: getattr(self, name) for name in _EXPERT_ARGUMENTS}
+        self.stem = None
+        if self.stem_units is not None:
+            self.stem = Experts(1, (self.stem_units,), name="stem", dtype=self.dtype_policy, **arguments)
         self.expert_levels, self.gate_levels = [], []
         for depth, level in enumerate(self._wiring.levels):
             self.expert_levels.append(
@@ -92,10 +98,13 @@ class Mixture(keras.layers.Layer):
             raise ValueError(
                 f"`inputs` of {type(self).__name__} must be [batch, dim]; received: shape={tuple(input_shape)}"
             )
+        if self.stem is not None:
+            self.stem.build(input_shape)
+            input_shape = (input_shape[0], self.stem_units)
         below = {ROOT: input_shape[-1]}
         for level, experts, gates in zip(self._wiring.levels, self.expert_levels, self.gate_levels, strict=True):
             experts.build(_shape(input_shape[0], level.expert_inputs, below))
-            gates.build(_shape(input_shape[0], [gate.query for gate in level.gates], below))
+            gates.build(_query_shape(input_shape[0], level, below))
             below = {ROOT: input_shape[-1], **dict.fromkeys(range(len(level.gates)), level.hidden_units[-1])}
         self.built = True
 
@@ -114,10 +123,13 @@ class Mixture(keras.layers.Layer):
         return [gates.read.astype(bool) for gates in self.gate_levels]
 
     def _run(self, inputs, training):
+        if self.stem is not None:
+            inputs = self.stem(inputs, training=training)[:, 0]  # the root feature, [batch, units]
         mixtures, all_weights = None, []
         for level, experts, gates in zip(self._wiring.levels, self.expert_levels, self.gate_levels, strict=True):
             hidden = experts(_values(inputs, mixtures, level.expert_inputs), training=training)
-            weights = gates(_values(inputs, mixtures, [gate.query for gate in level.gates]))
+            # Gates with nothing to learn ask for the batch size and no more.
+            weights = gates(inputs if gates.kernel is None else _queries(inputs, mixtures, hidden, level.gates))
             all_weights.append(weights)
             if all(len(gate.experts) == 1 for gate in level.gates):
                 mixtures = ops.take(hidden, [gate.experts[0] for gate in level.gates], axis=1)
@@ -169,6 +181,24 @@ def _values(inputs, mixtures, sources):
         return inputs
     if set(sources) == {sources[0]}:
         return mixtures[:, sources[0]]
+    if ROOT in sources:
+        raise ValueError("a level must read the root alone or mixtures alone; received: both")
     if list(sources) == list(range(mixtures.shape[1])):
         return mixtures
     return ops.take(mixtures, list(sources), axis=1)
+
+
+def _query_shape(batch, level, below):
+    if all(gate.own_query is None for gate in level.gates):
+        return _shape(batch, [gate.query for gate in level.gates], below)
+    return (batch, len(level.gates), level.hidden_units[-1])
+
+
+def _queries(inputs, mixtures, hidden, gates):
+    """What the gates read: values from below, or experts of their own level (beside which only the root may stand)."""
+    if all(gate.own_query is None for gate in gates):
+        return _values(inputs, mixtures, [gate.query for gate in gates])
+    if any(gate.own_query is None for gate in gates):
+        hidden = ops.concatenate([hidden, ops.expand_dims(inputs, 1)], axis=1)  # the root comes last: index -1
+    count = hidden.shape[1]
+    return ops.take(hidden, [(ROOT if g.own_query is None else g.own_query) % count for g in gates], axis=1)

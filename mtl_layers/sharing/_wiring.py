@@ -8,10 +8,14 @@ ROOT = -1
 
 @dataclass(frozen=True)
 class GateWiring:
-    """One mixture: the value that its gate reads (`ROOT` or a mixture of the previous level), and its experts."""
+    """One mixture: the value that its gate reads (`ROOT` or a mixture of the previous level), and its experts.
+
+    With `own_query` the gate reads an expert of its own level instead.
+    """
 
     query: int
     experts: tuple[int, ...]
+    own_query: int | None = None
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Wiring:
         levels = tuple(
             Level(
                 tuple(level["expert_inputs"]),
-                tuple(GateWiring(gate["query"], tuple(gate["experts"])) for gate in level["gates"]),
+                tuple(GateWiring(gate["query"], tuple(gate["experts"]), gate["own_query"]) for gate in level["gates"]),
                 tuple(level["hidden_units"]),
             )
             for level in config["levels"]
@@ -80,6 +84,7 @@ def prune(wiring, tasks, groups=None):
                     GateWiring(
                         gate_number.get(level.gates[gate].query, ROOT),
                         tuple(expert_number[expert] for expert in level.gates[gate].experts),
+                        expert_number.get(level.gates[gate].own_query),
                     )
                     for gate in gates
                 ),
@@ -110,7 +115,10 @@ def needs(wiring, tasks):
             for expert in gate.experts:
                 experts[expert] |= who
             if len(gate.experts) > 1:  # a gate over one expert asks nothing
-                below.setdefault(gate.query, set()).update(who)
+                if gate.own_query is None:
+                    below.setdefault(gate.query, set()).update(who)
+                else:
+                    experts[gate.own_query] |= who
         for source, who in zip(level.expert_inputs, experts, strict=True):
             below.setdefault(source, set()).update(who)
         found.append((tuple(map(frozenset, experts)), tuple(map(frozenset, wanted))))

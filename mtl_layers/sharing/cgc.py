@@ -40,7 +40,7 @@ class CGC(Mixture):
 
     Example:
         >>> layer = mtl.CGC(num_tasks=2, num_task_experts=(3, 1), num_shared_experts=2, hidden_units=(32,))
-        >>> layer(np.ones((8, 16), "float32")).shape
+        >>> tuple(layer(np.ones((8, 16), "float32")).shape)
         (8, 2, 32)
 
     Source: Tang et al., "Progressive Layered Extraction", RecSys 2020.

@@ -35,7 +35,7 @@ class MMoE(Mixture):
         ValueError: If an argument is out of range or the input is not `[batch, dim]`.
 
     Example:
-        >>> mtl.MMoE(num_tasks=2, num_experts=4, hidden_units=(32,))(np.ones((8, 16), "float32")).shape
+        >>> tuple(mtl.MMoE(num_tasks=2, num_experts=4, hidden_units=(32,))(np.ones((8, 16), "float32")).shape)
         (8, 2, 32)
 
     Source: Ma et al., KDD 2018.

@@ -42,7 +42,7 @@ class MultiLayerMMoE(Mixture):
 
     Example:
         >>> layer = mtl.MultiLayerMMoE(num_tasks=2, num_levels=2, num_experts=(4, 3), hidden_units=(32,))
-        >>> layer(np.ones((8, 16), "float32")).shape
+        >>> tuple(layer(np.ones((8, 16), "float32")).shape)
         (8, 2, 32)
 
     Source: the baseline "ML-MMoE" of Chen et al., "Boosting Share Routing for Multi-task Learning", WWW 2021 Companion.

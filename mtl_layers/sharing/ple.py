@@ -45,7 +45,7 @@ class PLE(Mixture):
 
     Example:
         >>> layer = mtl.PLE(num_tasks=2, num_levels=2, num_task_experts=((3, 1), 2), num_shared_experts=(2, 1))
-        >>> layer(np.ones((8, 16), "float32")).shape
+        >>> tuple(layer(np.ones((8, 16), "float32")).shape)
         (8, 2, 64)
 
     Source: Tang et al., "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning Model for Personalized

@@ -32,7 +32,7 @@ class SharedBottom(Mixture):
         ValueError: If an argument is out of range or the input is not `[batch, dim]`.
 
     Example:
-        >>> mtl.SharedBottom(num_tasks=2, hidden_units=(64, 32))(np.ones((8, 16), "float32")).shape
+        >>> tuple(mtl.SharedBottom(num_tasks=2, hidden_units=(64, 32))(np.ones((8, 16), "float32")).shape)
         (8, 2, 32)
 
     Source: Caruana, "Multitask Learning", 1997.

@@ -32,7 +32,7 @@ class Towers(keras.layers.Layer):
 
     Example:
         >>> towers = mtl.Towers({"click": (64,), "watch_time": mtl.towers.Regression((32,))})
-        >>> {name: p.shape for name, p in towers(np.ones((8, 2, 16), "float32")).items()}
+        >>> {name: tuple(p.shape) for name, p in towers(np.ones((8, 2, 16), "float32")).items()}
         {'click': (8, 1), 'watch_time': (8, 1)}
     """
 
@@ -139,12 +139,16 @@ class Towers(keras.layers.Layer):
     def get_config(self):
         return {
             **super().get_config(),
-            "tasks": {name: serialize(task) for name, task in self.tasks},
+            "tasks": [[name, serialize(task)] for name, task in self.tasks],  # a store may sort the keys of a dict
             "activation": keras.activations.serialize(self.activation),
             "dropout": self.dropout,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
         }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "tasks": dict(config["tasks"])})
 
 
 @register
@@ -162,6 +166,8 @@ class FrozenTowers(Towers):
         config = {key: value for key, value in towers.get_config().items() if key not in ("name", "dtype", "tasks")}
         if not shares:
             config["name"] = f"{towers.name}_frozen"
+        if shares:
+            config["dropout"] = 0.0  # its own parts give way to shared ones, and must leave no random state behind
         frozen = cls(dict(towers.tasks[task] for task in tasks), dtype=towers.dtype_policy, **config)
         origins = {
             index: (position, hidden, head)
@@ -169,6 +175,7 @@ class FrozenTowers(Towers):
             for position, index in enumerate(group)
         }
         if shares:
+            frozen.dropout = towers.dropout
             frozen.hidden = [origins[task][1] for task in tasks if origins[task][1] is not None]
             frozen.heads = [origins[task][2] for task in tasks]
             frozen.built = True
@@ -185,12 +192,18 @@ class FrozenTowers(Towers):
     def _partition(self):
         return [[index] for index in range(len(self.tasks))]
 
+    # Keras unwraps a list of one, so that a single task may come without its list.
     def build(self, input_shape):
-        shapes = input_shape if isinstance(input_shape, list) else [input_shape]
-        self._build_stacks(shapes[0][-1])
+        self._build_stacks(_first(input_shape)[-1])
 
     def _inputs_of(self, group, inputs):
-        return ops.expand_dims(inputs[group[0]], 1)
+        own = inputs[group[0]] if isinstance(inputs, list | tuple) else inputs
+        return ops.expand_dims(own, 1)
 
     def compute_output_shape(self, input_shape):
-        return super().compute_output_shape(input_shape[0])
+        return super().compute_output_shape(_first(input_shape))
+
+
+def _first(input_shape):
+    nested = isinstance(input_shape, list) or isinstance(input_shape[0], list | tuple)
+    return input_shape[0] if nested else input_shape

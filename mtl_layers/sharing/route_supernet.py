@@ -1,0 +1,351 @@
+"""All routes through layers of sub-networks at once: the search space of MTNAS as an ordinary layer."""
+
+from contextlib import contextmanager
+from itertools import combinations
+
+import numpy as np
+
+from mtl_layers._checks import check_positive, check_rate
+from mtl_layers._initializers import GlorotRows
+from mtl_layers._keras import keras, ops, register
+from mtl_layers.experts import Experts
+from mtl_layers.gates.softmax_gate import UNREAD
+from mtl_layers.sharing._route_policy import RoutePolicy
+from mtl_layers.sharing.route import Block, Route, num_blocks
+from mtl_layers.sharing.static_route import StaticRoute
+
+MAX_SUBNETWORKS = 8
+MAX_LAYERS = 4
+
+
+@register
+class RouteSupernet(keras.layers.Layer):
+    """Layers of sub-networks with every route between them, of which one is in force.
+
+    ```
+    h_0     = relu(x @ W + b)                                    the root feature
+    h_i^l   = relu(z_i^l @ W_i^l + b_i^l)                        sub-network i of layer l; z^1 = h_0
+    z_b     = sum over v in V_b of softmax(q_b @ w_b,r)_v h_v    route r of block b: values V_b, query q_b
+    y_k     = z of the block before tower k
+    ```
+
+    A block stands before every sub-network above the first layer and before every tower. Its routes are every non-empty
+    subset of the outputs below times every query, each with gate parameters of its own. In training steps the route
+    in the variable `route` is in force; in evaluation, prediction and exports the most likely one under `alpha`.
+    Changing a route retraces nothing. Without a search both are the full route: all values, query 0.
+
+    Search by `mtl.RouteSearch` in an ordinary `fit`; then `derive()` gives the `Route`, `to_static()` its layer.
+    All sub-networks are evaluated in training, and every optimizer that keeps momentum moves the parameters of routes
+    that are not sampled, too: Keras updates whole variables.
+
+    Args:
+        num_tasks: Number of tasks, at least 1.
+        num_layers: Number of layers of sub-networks, 1 to 4. Defaults to `2`.
+        num_subnetworks: Sub-networks per layer, 1 to 8. Defaults to `4`.
+        units: Units of the input layer and of every sub-network. Defaults to `64`.
+        query: What a gate reads: `"previous"`, the output of a sub-network below which is searched too; or `"root"`.
+            Defaults to `"previous"`.
+        pooling: `"gate"`, or `"mean"` to average a block's values without a gate. Defaults to `"gate"`.
+        activation: Activation of all layers. Defaults to `"relu"`.
+        dropout: Rate of dropout after every layer, in [0, 1). Defaults to `0.0`.
+        kernel_initializer: Initializer of each sub-network's kernel. Defaults to `"glorot_uniform"`.
+        kernel_regularizer: Regularizer of the sub-networks' kernels. Defaults to `None`.
+        search_optimizer: The optimizer of `alpha`; `mtl.RouteSearch` sets it. Defaults to `None`.
+
+    Input shape: `[batch, dim]`.
+    Output shape: `[batch, num_tasks, units]`.
+
+    Raises:
+        ValueError: If an argument is out of range, or a route of another shape is set.
+
+    Example:
+        >>> supernet = mtl.RouteSupernet(num_tasks=2, num_layers=1, num_subnetworks=3, units=16)
+        >>> tuple(supernet(np.ones((8, 16), "float32")).shape)
+        (8, 2, 16)
+        >>> print(supernet.derive())
+        task 0 <- 0 + 1 + 2 (query 0)
+        task 1 <- 0 + 1 + 2 (query 0)
+
+    Source: Chen et al., "Boosting Share Routing for Multi-task Learning", WWW 2021 Companion (MTNAS).
+    """
+
+    def __init__(
+        self,
+        num_tasks,
+        num_layers=2,
+        num_subnetworks=4,
+        units=64,
+        query="previous",
+        pooling="gate",
+        *,
+        activation="relu",
+        dropout=0.0,
+        kernel_initializer="glorot_uniform",
+        kernel_regularizer=None,
+        search_optimizer=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_tasks = check_positive("num_tasks", num_tasks)
+        self.num_layers = check_positive("num_layers", num_layers, maximum=MAX_LAYERS)
+        self.num_subnetworks = check_positive("num_subnetworks", num_subnetworks, maximum=MAX_SUBNETWORKS)
+        self.units = check_positive("units", units)
+        if query not in ("previous", "root"):
+            raise ValueError(f'`query` must be "previous" or "root"; received: query={query!r}')
+        if pooling not in ("gate", "mean"):
+            raise ValueError(f'`pooling` must be "gate" or "mean"; received: pooling={pooling!r}')
+        self.query = query
+        self.pooling = pooling
+        self.activation = keras.activations.get(activation)
+        self.dropout = check_rate("dropout", dropout)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.stem = self._stack(1, "stem")
+        self.subnetworks = [self._stack(num_subnetworks, f"layer_{layer + 1}") for layer in range(num_layers)]
+        self.num_blocks = num_blocks(num_tasks, num_layers, num_subnetworks)
+        self.search_optimizer = None if search_optimizer is None else keras.optimizers.get(search_optimizer)
+        self._list_routes()
+        self.policy = RoutePolicy(self.num_blocks, self.num_routes, name="policy")
+        self._sampled_in_force = False
+
+    def _stack(self, count, name):
+        return Experts(
+            count,
+            (self.units,),
+            activation=self.activation,
+            dropout=self.dropout,
+            kernel_initializer=self.kernel_initializer,
+            kernel_regularizer=self.kernel_regularizer,
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def _list_routes(self):
+        """Numbers the routes of a block: route = subset * queries + query; subset 0 is the full one."""
+        everything = range(self.num_subnetworks)
+        self._subsets = tuple(s for size in reversed(everything) for s in combinations(everything, size + 1))
+        self._has_gates = self.pooling == "gate" and self.num_subnetworks > 1
+        self._num_queries = self.num_subnetworks if self.query == "previous" and self._has_gates else 1
+        self.num_routes = len(self._subsets) * self._num_queries
+        # Gate parameters of one block and query: a row for every member of every subset, subset by subset.
+        self._member = np.zeros((len(self._subsets), self.num_subnetworks), "float32")
+        self._row = np.zeros((len(self._subsets), self.num_subnetworks), "int32")
+        sizes = []
+        for number, subset in enumerate(self._subsets):
+            self._member[number, list(subset)] = 1.0
+            self._row[number, list(subset)] = len(sizes) + np.arange(len(subset))
+            sizes += [len(subset)] * len(subset)
+        self._row_sizes = tuple(sizes)
+
+    def build(self, input_shape):
+        if len(input_shape) != 2:
+            raise ValueError(f"`inputs` must be [batch, dim]; received: shape={tuple(input_shape)}")
+        self.stem.build(input_shape)
+        for layer, stack in enumerate(self.subnetworks):
+            stack.build((None, self.units) if layer == 0 else (None, self.num_subnetworks, self.units))
+        self.gate_kernel = None
+        if self._has_gates:
+            self.gate_kernel = self.add_weight(
+                name="gate_kernel",
+                shape=(self.num_blocks * self._num_queries * len(self._row_sizes), self.units),
+                initializer=GlorotRows(self._row_sizes),
+            )
+        self.policy.build()
+        self.route = self.add_weight(
+            name="route", shape=(self.num_blocks,), initializer="zeros", trainable=False, dtype="int32"
+        )
+        self._build_search_state()
+        self.built = True
+
+    def _build_search_state(self):
+        """What a search must find again after a kill: saved with the weights, moved by nobody else."""
+        state = {"initializer": "zeros", "trainable": False, "dtype": "float32"}
+        self.search_step = self.add_weight(name="search_step", shape=(), **{**state, "dtype": "int32"})
+        self.search_baseline = self.add_weight(name="search_baseline", shape=(self.num_tasks,), **state)
+        self.search_seen = self.add_weight(name="search_seen", shape=(self.num_tasks,), **state)
+        self.search_skipped = self.add_weight(name="search_skipped", shape=(), **state)
+        if self.search_optimizer is not None:
+            self.search_optimizer.build([self.alpha])
+
+    def hold_search_optimizer(self, optimizer):
+        """Keeps the optimizer of `alpha`, whose state is then saved with the layer; returns the one that is kept."""
+        if self.search_optimizer is None:
+            self.search_optimizer = optimizer
+            if self.built:
+                optimizer.build([self.alpha])
+        return self.search_optimizer
+
+    def num_values(self, numbers):
+        """How many values the blocks select in all, for the route with these numbers."""
+        return int(self._member[np.asarray(numbers) // self._num_queries].sum())
+
+    def call(self, inputs, training=None):
+        routes = ops.reshape(self.route, (self.num_blocks,))  # a tensor: Keras 2's variables lack some operations
+        if not (training or self._sampled_in_force):
+            routes = self.policy(routes)
+        subsets, queries = routes // self._num_queries, routes % self._num_queries
+        member = ops.take(self._member, subsets, axis=0)  # [blocks, subnetworks]
+        gates = self._gates(subsets, queries)
+        root = self.stem(inputs, training=training)[:, 0]  # [batch, units]
+        values, start = root, 0
+        for layer, stack in enumerate(self.subnetworks):
+            hidden = stack(values, training=training)  # [batch, subnetworks, units]
+            stop = self.num_blocks if layer + 1 == self.num_layers else start + self.num_subnetworks
+            blocks = slice(start, stop)
+            if gates is None:
+                weights = member[blocks] / ops.sum(member[blocks], axis=-1, keepdims=True)
+                weights = ops.broadcast_to(weights, (ops.shape(inputs)[0], *member[blocks].shape))
+            else:
+                scores = self._scores(root, hidden, gates[blocks], queries[blocks])
+                scores = ops.where(member[blocks] > 0, ops.cast(scores, "float32"), UNREAD)
+                weights = ops.softmax(scores, axis=-1)  # [batch, blocks of this layer, subnetworks]
+            values = ops.matmul(ops.cast(weights, hidden.dtype), hidden)  # [batch, blocks of this layer, units]
+            start = stop
+        return values
+
+    def _gates(self, subsets, queries):
+        """Of all gate parameters those of the routes in force: `[blocks, subnetworks, units]`."""
+        if self.gate_kernel is None:
+            return None
+        block = np.arange(self.num_blocks, dtype="int32") * self._num_queries
+        rows = ops.expand_dims((block + queries) * len(self._row_sizes), 1) + ops.take(self._row, subsets, axis=0)
+        return ops.cast(ops.take(self.gate_kernel, rows, axis=0), self.compute_dtype)
+
+    def _scores(self, root, hidden, gates, queries):
+        """Scores `[batch, blocks, subnetworks]`, as one matmul for all blocks of a layer."""
+        blocks = gates.shape[0]
+        kernel = ops.transpose(gates, (2, 0, 1))  # [units, blocks, subnetworks]
+        if self.query == "root":
+            scores = ops.matmul(root, ops.reshape(kernel, (self.units, -1)))
+        else:
+            # Each block's gate stands in the rows of its query and zeros in the rows of the others.
+            chosen = ops.transpose(ops.one_hot(queries, self.num_subnetworks, dtype=kernel.dtype))
+            kernel = ops.expand_dims(ops.expand_dims(chosen, 1), 3) * ops.expand_dims(kernel, 0)
+            flat = ops.reshape(hidden, (-1, self.num_subnetworks * self.units))
+            scores = ops.matmul(flat, ops.reshape(kernel, (self.num_subnetworks * self.units, -1)))
+        return ops.reshape(scores, (-1, blocks, self.num_subnetworks))
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.num_tasks, self.units)
+
+    # ------------------------------------------------------------------------------------------------------- routes
+
+    @contextmanager
+    def sampled(self):
+        """While a function is traced in this context, the sampled route is in force in it outside training, too."""
+        self._sampled_in_force = True
+        try:
+            yield
+        finally:
+            self._sampled_in_force = False
+
+    @property
+    def alpha(self):
+        """The logits of the routes, `[blocks, routes]`, as a variable; None before the layer is built."""
+        return self.policy.alpha
+
+    def derive(self):
+        """The most likely `Route`."""
+        self._check_built()
+        return self.route_of(np.argmax(self.alpha.numpy(), axis=-1))
+
+    def route_of(self, numbers):
+        """The `Route` with the given route number in each block."""
+        reads_root = self._num_queries == 1
+        blocks = []
+        for number in numbers:
+            subset, query = divmod(int(number), self._num_queries)
+            blocks.append(Block(self._subsets[subset], None if reads_root else query))
+        return Route(self.num_tasks, self.num_layers, self.num_subnetworks, tuple(blocks))
+
+    def numbers_of(self, route):
+        """The route number of each block of a `Route`, as int32."""
+        mine = (self.num_tasks, self.num_layers, self.num_subnetworks)
+        theirs = (route.num_tasks, route.num_layers, route.num_subnetworks)
+        if mine != theirs:
+            raise ValueError(
+                "`route` must have the shape (num_tasks, num_layers, num_subnetworks) of the supernet, "
+                f"{mine}; received: {theirs}"
+            )
+        numbers = []
+        for position, block in enumerate(route.blocks):
+            query = block.query or 0
+            if self._num_queries > 1 and block.query is None and len(block.values) > 1:
+                raise ValueError(
+                    '`route` must have the queries of a supernet with query="previous"; '
+                    f"received: {route.name_of(position)} with query=None"
+                )
+            if self._num_queries == 1 and block.query is not None and len(block.values) > 1 and self._has_gates:
+                raise ValueError(
+                    '`route` must have the queries of a supernet with query="root"; '
+                    f"received: {route.name_of(position)} with query={block.query}"
+                )
+            subset = self._subsets.index(block.values)
+            numbers.append(subset * self._num_queries + (query if self._num_queries > 1 else 0))
+        return np.array(numbers, "int32")
+
+    def set_route(self, route):
+        """Puts a `Route` in force, in training steps and, as the most likely one, everywhere else."""
+        self._check_built()
+        numbers = self.numbers_of(route)
+        alpha = np.array(self.alpha.numpy())
+        alpha[np.arange(self.num_blocks), numbers] = alpha.max(axis=-1) + 1.0
+        self.alpha.assign(alpha)
+        self.route.assign(numbers)
+
+    def to_static(self):
+        """The `StaticRoute` of the most likely route, with the weights found."""
+        route, numbers = self.derive(), self.numbers_of(self.derive())
+        static = StaticRoute(
+            route,
+            self.units,
+            self.pooling,
+            activation=self.activation,
+            dropout=self.dropout,
+            kernel_initializer=self.kernel_initializer,
+            kernel_regularizer=self.kernel_regularizer,
+            dtype=self.dtype_policy,
+            name=f"{self.name}_static",
+        )
+        static.build((None, self.stem.kernels[0].shape[1]))
+        static.stem.inherit(self.stem, [0])
+        reached = route.reached()
+        for layer, stack in enumerate(self.subnetworks):
+            static.expert_levels[layer].inherit(stack, reached[layer])
+            last = layer + 1 == self.num_layers
+            readers = range(self.num_tasks) if last else reached[layer + 1]
+            rows = []
+            for reader in readers:
+                block = layer * self.num_subnetworks + reader
+                subset, query = divmod(int(numbers[block]), self._num_queries)
+                if len(self._subsets[subset]) > 1:
+                    first = (block * self._num_queries + query) * len(self._row_sizes)
+                    rows += [first + self._row[subset, member] for member in self._subsets[subset]]
+            if rows and self._has_gates:
+                kernel = ops.take(self.gate_kernel, np.array(rows, "int32"), axis=0)
+                static.gate_levels[layer].kernel.assign(ops.transpose(kernel))
+        return static
+
+    def _check_built(self):
+        if not self.built:
+            raise ValueError(f"`{self.name}` must be built before it has a route: call it on data or fit it first")
+
+    def freeze(self, tasks=None):
+        """Returns a layer that computes the most likely route for the given tasks (indexes), and nothing else."""
+        return self.to_static().freeze(tasks)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_tasks": self.num_tasks,
+            "num_layers": self.num_layers,
+            "num_subnetworks": self.num_subnetworks,
+            "units": self.units,
+            "query": self.query,
+            "pooling": self.pooling,
+            "activation": keras.activations.serialize(self.activation),
+            "dropout": self.dropout,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "search_optimizer": self.search_optimizer and keras.optimizers.serialize(self.search_optimizer),
+        }

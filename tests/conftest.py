@@ -1,0 +1,34 @@
+"""Settings for every test: quiet native logs, and the Keras that the environment asks for."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import numpy as np
+import pytest
+
+from mtl_layers._keras import keras
+
+LEGACY = keras.__name__ == "tf_keras"
+BACKEND = "tensorflow" if LEGACY else keras.backend.backend()
+
+
+def pytest_collection_modifyitems(items):
+    """`needs_tensorflow` marks what is TensorFlow's: strings, export, tf.data in the graph."""
+    if BACKEND != "tensorflow":
+        skip = pytest.mark.skip(reason=f"needs the TensorFlow backend, this run is on {BACKEND}")
+        for item in items:
+            if item.get_closest_marker("needs_tensorflow"):
+                item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test starts from the same random state."""
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)

@@ -1,0 +1,81 @@
+"""The exact AUC against scikit-learn: ties, weights, labels of one class."""
+
+import numpy as np
+import pytest
+from conftest import BACKEND
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from mtl_layers.losses import exact_auc
+
+
+def rows(rng, size, decimals):
+    labels = (rng.random(size) < 0.3).astype("float32")
+    labels[:2] = 0, 1
+    return labels, np.round(rng.random(size), decimals).astype("float32")
+
+
+@pytest.mark.parametrize("size", [2, 10, 5000])
+@pytest.mark.parametrize("decimals", [1, 2, 8])
+def test_it_is_that_of_scikit_learn_ties_and_all(rng, size, decimals):
+    labels, scores = rows(rng, size, decimals)
+    assert float(exact_auc(labels, scores)) == pytest.approx(roc_auc_score(labels, scores), abs=1e-6)
+
+
+@pytest.mark.parametrize("decimals", [1, 8])
+def test_weights_are_those_of_scikit_learn(rng, decimals):
+    labels, scores = rows(rng, 1000, decimals)
+    weights = rng.choice([0.0, 0.5, 1.0, 3.0], 1000).astype("float32")
+    expected = roc_auc_score(labels, scores, sample_weight=weights)
+    assert float(exact_auc(labels, scores, weights)) == pytest.approx(expected, abs=1e-6)
+    kept = weights > 0
+    assert float(exact_auc(labels, scores, (weights > 0).astype("float32"))) == pytest.approx(
+        roc_auc_score(labels[kept], scores[kept]), abs=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("scores", "auc"), [((1, 2, 3, 4), 1.0), ((4, 3, 2, 1), 0.0), ((1, 1, 1, 1), 0.5), ((1, 3, 2, 3), 0.625)]
+)
+def test_by_hand(scores, auc):
+    # Of the pairs 0-2, 0-3, 1-2, 1-3 the last example wins 1, 1, 0 and half of one.
+    assert float(exact_auc(np.array([0, 0, 1, 1]), np.array(scores, "float32"))) == auc
+
+
+def test_columns_integers_and_booleans_are_labels_too(rng):
+    labels, scores = rows(rng, 50, 2)
+    expected = float(exact_auc(labels, scores))
+    for kind in ("int64", "bool"):
+        assert float(exact_auc(labels.astype(kind)[:, None], scores[:, None], np.ones((50, 1)))) == expected
+
+
+@pytest.mark.parametrize("labels", [np.zeros(4), np.ones(4), np.zeros(0)])
+def test_it_is_nan_where_it_is_undefined(labels):
+    assert np.isnan(float(exact_auc(labels, np.arange(len(labels), dtype="float32"))))
+
+
+def test_it_is_nan_where_a_class_has_no_weight():
+    labels, scores = np.array([0.0, 1.0, 1.0]), np.array([0.1, 0.2, 0.3], "float32")
+    assert np.isnan(float(exact_auc(labels, scores, np.array([0.0, 1.0, 1.0]))))
+    assert float(exact_auc(labels, scores, np.array([1.0, 0.0, 1.0]))) == 1.0
+
+
+numbers = st.integers(-3, 3).map(float)
+
+
+# One size on JAX, which compiles every operation for every shape.
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.booleans(), numbers, st.integers(0, 4)), min_size=12, max_size=12 if BACKEND == "jax" else 40)
+)
+def test_any_batch_agrees_with_counting_pairs(batch):
+    labels, scores, weights = (np.array(column, "float32") for column in zip(*batch, strict=True))
+    won = total = 0.0
+    for label, score, weight in zip(labels, scores, weights, strict=True):
+        for other_label, other, other_weight in zip(labels, scores, weights, strict=True):
+            if label == 1 and other_label == 0:
+                total += weight * other_weight
+                won += weight * other_weight * ((score > other) + 0.5 * (score == other))
+    found = float(exact_auc(labels, scores, weights))
+    assert np.isnan(found) if total == 0 else found == pytest.approx(won / total, abs=1e-6)

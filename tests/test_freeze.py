@@ -1,0 +1,272 @@
+"""Freezing functional models: the same predictions, what each task needs and nothing else, shared parts, refusals."""
+
+import itertools
+
+import numpy as np
+import pytest
+from reference import array, randomise
+
+import mtl_layers as mtl
+from mtl_layers._keras import keras, ops
+from mtl_layers.towers import MultiClass, Regression
+
+# In an order that is not the alphabet's, and one name the prefix of another.
+TASKS = {"like_comment": (3,), "like": MultiClass(3, (3,)), "also": Regression(())}
+NAMES = tuple(TASKS)
+DIM = 5
+
+LAYERS = {
+    "SharedBottom": lambda: mtl.SharedBottom(3, (4,)),
+    "OMoE": lambda: mtl.OMoE(3, 2, (4,)),
+    "MMoE": lambda: mtl.MMoE(3, 4, (4, 3), dropout=0.2),
+    "MMoE top 2": lambda: mtl.MMoE(3, 4, (4,), gate=mtl.TopKGate(k=2, use_bias=True)),
+    "CGC": lambda: mtl.CGC(3, (2, 0, 1), 2, (4,)),
+    "CGC alone": lambda: mtl.CGC(3, 1, 0, (4,)),
+    "PLE": lambda: mtl.PLE(3, 2, ((2, 1, 1), (1, 2, 0)), (1, 2), ((4,), (3,))),
+    "MultiLayerMMoE": lambda: mtl.MultiLayerMMoE(3, 2, (3, 2), (4,)),
+}
+
+
+def functional(layer, tasks=TASKS):
+    inputs = keras.Input((6,))
+    body = keras.layers.Dense(DIM, name="below")(inputs)
+    model = keras.Model(inputs, mtl.Towers(tasks, dropout=0.1)(layer(body)))
+    randomise(model, np.random.default_rng(3))
+    return model
+
+
+def predict(model, x):
+    return {name: ops.convert_to_numpy(value) for name, value in model(x).items()}
+
+
+def agree(model, source, x, names):
+    outputs, expected = predict(model, x), predict(source, x)
+    assert list(outputs) == list(names)
+    for name in names:
+        np.testing.assert_allclose(outputs[name], expected[name], rtol=1e-5, atol=1e-6)
+
+
+def parameters(model):
+    """Of the sharing layer and the towers; the Dense below is in every model."""
+    return model.count_params() - (6 * DIM + DIM)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_frozen_model_predicts_as_its_source_for_any_tasks_in_any_order(rng, kind):
+    model = functional(LAYERS[kind]())
+    frozen = mtl.freeze(model)
+    x = rng.normal(size=(3, 6)).astype("float32")
+    agree(frozen, model, x, NAMES)
+    for size in (1, 2, 3):
+        for names in itertools.permutations(NAMES, size):
+            direct, again = mtl.freeze(model, names), mtl.freeze(frozen, names)
+            agree(direct, model, x, names)
+            agree(again, model, x[:1] if size == 1 else x, names)
+            assert parameters(direct) == parameters(again)
+
+
+def expert(dim, *units):
+    return sum((a + 1) * b for a, b in itertools.pairwise((dim, *units)))
+
+
+def towers(names, dim):
+    each = {"like_comment": expert(dim, 3, 1), "like": expert(dim, 3, 3), "also": expert(dim, 1)}
+    return sum(each[name] for name in names)
+
+
+@pytest.mark.parametrize("names", [NAMES, ("like",), ("also", "like_comment")])
+def test_mmoe_keeps_all_experts_and_the_gates_of_its_tasks(names):
+    frozen = mtl.freeze(functional(LAYERS["MMoE"]()), names)
+    assert parameters(frozen) == 4 * expert(DIM, 4, 3) + len(names) * DIM * 4 + towers(names, 3)
+
+
+@pytest.mark.parametrize(
+    ("names", "lower_experts", "lower_gates", "upper_experts", "upper_gates"),
+    [
+        # Level 1 has 2 + 1 + 1 task experts and 1 shared; level 2 has 1 + 2 + 0 and 2 shared, which read the shared
+        # gate over all five below. A gate is as wide as the experts that it reads.
+        (NAMES, 5, 3 + 2 + 2 + 5, 1 + 2 + 2, 3 + 4 + 2),
+        (("like_comment",), 5, 3 + 5, 1 + 2, 3),
+        (("like",), 5, 2 + 5, 2 + 2, 4),
+        (("also",), 5, 2 + 5, 2, 2),
+        (("also", "like"), 5, 2 + 2 + 5, 2 + 2, 4 + 2),
+    ],
+)
+def test_ple_keeps_what_its_tasks_reach(names, lower_experts, lower_gates, upper_experts, upper_gates):
+    frozen = mtl.freeze(functional(LAYERS["PLE"]()), names)
+    mixture = lower_experts * expert(DIM, 4) + DIM * lower_gates + upper_experts * expert(4, 3) + 4 * upper_gates
+    assert parameters(frozen) == mixture + towers(names, 3)
+
+
+@pytest.mark.parametrize(
+    ("layer", "names", "mixture"),
+    [
+        # Without shared experts above, nothing below but the task's own module is reached.
+        (lambda: mtl.PLE(3, 2, 2, (1, 0), (4,)), ("like",), 3 * expert(DIM, 4) + DIM * 3 + 2 * expert(4, 4) + 4 * 2),
+        (lambda: mtl.PLE(3, 2, 1, 0, (4,)), ("like",), expert(DIM, 4) + expert(4, 4)),
+        # A gate over one expert has nothing to learn, and vanishes with all that only its query needed.
+        (lambda: mtl.CGC(3, 1, 0, (4,)), NAMES, 3 * expert(DIM, 4)),
+        (lambda: mtl.CGC(3, 1, 0, (4,)), ("also",), expert(DIM, 4)),
+        (lambda: mtl.PLE(3, 2, (2, 0), 1, (4,)), ("also",), 7 * expert(DIM, 4) + DIM * 7 + expert(4, 4)),
+        (lambda: mtl.CGC(3, (2, 0, 1), 2, (4,)), ("like",), 2 * expert(DIM, 4) + DIM * 2),
+        (lambda: mtl.OMoE(3, 2, (4,)), ("also", "like"), 2 * expert(DIM, 4) + DIM * 2),
+        (lambda: mtl.MultiLayerMMoE(3, 2, (3, 2), (4,)), ("like",), 5 * expert(4, 4) + 3 * 4 + DIM * (2 * 3 + 2)),
+        (lambda: mtl.SharedBottom(3, (4,)), ("also",), expert(DIM, 4)),
+    ],
+)
+def test_parameters_are_what_the_formula_needs(layer, names, mixture):
+    assert parameters(mtl.freeze(functional(layer()), names)) == mixture + towers(names, 4)
+
+
+def test_layers_below_are_the_models_own_and_the_frozen_parts_are_copies():
+    model = functional(LAYERS["PLE"]())
+    frozen = mtl.freeze(model)
+    assert frozen.get_layer("below") is model.get_layer("below")
+    shared = {id(weight) for weight in model.weights} & {id(weight) for weight in frozen.weights}
+    assert shared == {id(weight) for weight in model.get_layer("below").weights}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_freezing_a_frozen_model_shares_every_variable(kind):
+    frozen = mtl.freeze(functional(LAYERS[kind]()))
+    known = {id(variable) for variable in frozen.variables}
+    for names in (None, ("also",), ("like", "like_comment")):
+        again = mtl.freeze(frozen, names)
+        assert {id(variable) for variable in again.variables} <= known
+        assert len({id(w) for w in again.weights}) == len(again.weights)
+        assert mtl.freeze(again, names).count_params() == again.count_params()
+
+
+@pytest.mark.parametrize("kind", ["MMoE", "MMoE top 2", "PLE", "CGC alone"])
+@pytest.mark.parametrize("names", [None, ("like",), ("also", "like_comment")])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_frozen_model_is_saved_and_loaded_to_the_bit(rng, tmp_path, kind, names, times):
+    frozen = functional(LAYERS[kind]())
+    for _ in range(times):
+        frozen = mtl.freeze(frozen, names)
+    frozen.save(tmp_path / "frozen.keras")
+    loaded = keras.models.load_model(tmp_path / "frozen.keras")
+    x = rng.normal(size=(4, 6)).astype("float32")
+    before, after = predict(frozen, x), predict(loaded, x)
+    assert list(before) == list(after) == list(names or NAMES)
+    for name in before:
+        np.testing.assert_array_equal(before[name], after[name])
+    last = list(after)[-1:]
+    agree(mtl.freeze(loaded, last), frozen, x, last)
+
+
+@pytest.mark.parametrize("kind", ["MMoE", "PLE"])
+def test_a_frozen_model_can_be_trained_and_leaves_its_source_alone(rng, kind):
+    model = functional(LAYERS[kind]())
+    frozen = mtl.freeze(model, ("also", "like"))
+    source = [array(weight) for weight in model.layers[2].weights]
+    before = [array(weight) for weight in frozen.weights]
+    losses = {"also": "mse", "like": "sparse_categorical_crossentropy"}
+    frozen.compile(keras.optimizers.SGD(0.01), **mtl.losses.per_task(losses))
+    labels = {"also": rng.normal(size=8), "like": rng.integers(0, 3, 8)}
+    history = frozen.fit(rng.normal(size=(8, 6)).astype("float32"), labels, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert sum((array(new) != old).any() for new, old in zip(frozen.weights, before, strict=True)) > len(before) / 2
+    for new, old in zip(model.layers[2].weights, source, strict=True):
+        np.testing.assert_array_equal(array(new), old)
+
+
+@pytest.mark.parametrize("layer", [lambda: mtl.PLE(1, 2, 2, 1, (4,)), lambda: mtl.SharedBottom(1, (4,))])
+def test_a_model_of_one_task_freezes_too(rng, layer):
+    model = functional(layer(), {"only": (3,)})
+    x = rng.normal(size=(1, 6)).astype("float32")
+    for frozen in (mtl.freeze(model), mtl.freeze(mtl.freeze(model), ["only"])):
+        agree(frozen, model, x, ["only"])
+        assert predict(frozen, x)["only"].shape == (1, 1)
+
+
+# Refusals
+
+
+def body(layer=None):
+    inputs = keras.Input((6,))
+    return inputs, (layer or mtl.MMoE(2, 2, (4,)))(inputs)
+
+
+def after_towers():
+    inputs, hidden = body()
+    outputs = mtl.Towers({"b": (), "a": ()}, name="towers")(hidden)
+    return keras.Model(inputs, {**outputs, "both": keras.layers.Multiply()([outputs["a"], outputs["b"]])})
+
+
+def replaced():
+    inputs, hidden = body()
+    outputs = mtl.Towers({"b": (), "a": ()}, name="towers")(hidden)
+    return keras.Model(inputs, {"b": outputs["b"], "a": keras.layers.Multiply()([outputs["a"], outputs["b"]])})
+
+
+def swapped():
+    inputs, hidden = body()
+    outputs = mtl.Towers({"b": (), "a": ()}, name="towers")(hidden)
+    return keras.Model(inputs, {"b": outputs["a"], "a": outputs["b"]})
+
+
+def two_towers():
+    inputs, hidden = body()
+    return keras.Model(inputs, {**mtl.Towers({"b": (), "a": ()})(hidden), **mtl.Towers({"c": (), "d": ()})(hidden)})
+
+
+def no_towers():
+    inputs, hidden = body()
+    return keras.Model(inputs, {"a": hidden})
+
+
+def between():
+    inputs, hidden = body()
+    return keras.Model(inputs, mtl.Towers({"b": (), "a": ()}, name="towers")(keras.layers.Dropout(0.1)(hidden)))
+
+
+def unshared():
+    inputs, hidden = body(keras.layers.Reshape((2, 3)))
+    return keras.Model(inputs, mtl.Towers({"b": (), "a": ()}, name="towers")(hidden))
+
+
+def listed():
+    inputs, hidden = body()
+    return keras.Model(inputs, list(mtl.Towers({"b": (), "a": ()})(hidden).values()))
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.sharing, self.towers = mtl.MMoE(2, 2, (4,)), mtl.Towers({"b": (), "a": ()})
+
+    def call(self, inputs):
+        return self.towers(self.sharing(inputs))
+
+
+NAMED = r"`tasks` must be distinct names among \['like_comment', 'like', 'also'\]; received: tasks="
+
+
+@pytest.mark.parametrize(
+    ("make", "tasks", "message"),
+    [
+        (after_towers, None, r"outputs \['b', 'a', 'both'\] that are not exactly those of 'towers'. What comes after"),
+        (replaced, None, "not exactly those of 'towers'. What comes after the towers would vanish: freeze the model w"),
+        (swapped, None, r"outputs \['b', 'a'\] that are not exactly those of 'towers'"),
+        (two_towers, None, "a functional model whose outputs are those of one .* a model with 2 Towers layers"),
+        (no_towers, None, "received: a model with 0 Towers layers"),
+        (between, None, "received: 'towers' reads a layer that cannot be frozen"),
+        (unshared, None, "received: 'towers' reads a layer that cannot be frozen"),
+        (listed, None, "whose outputs are not a dict"),
+        (Subclassed, None, "`model` must be a functional model .* whose outputs are not a dict"),
+        (lambda: keras.Sequential([keras.layers.Dense(1)]), None, "`model` must be .* whose outputs are not a dict"),
+        (lambda: "model", None, "received: 'model', whose outputs are not a dict"),
+        (lambda: functional(LAYERS["MMoE"]()), ["lik"], NAMED + r"\['lik'\]"),
+        (lambda: functional(LAYERS["MMoE"]()), ["like", "like"], NAMED + r"\['like', 'like'\]"),
+        (lambda: functional(LAYERS["MMoE"]()), [], NAMED + r"\[\]"),
+        (
+            lambda: functional(LAYERS["MMoE"]()),
+            "like",
+            r"`tasks` must be a list of names, such as \['like'\]",
+        ),
+    ],
+)
+def test_what_cannot_be_traced_is_refused_with_the_reason(make, tasks, message):
+    with pytest.raises(ValueError, match=message):
+        mtl.freeze(make(), tasks)

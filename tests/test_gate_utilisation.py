@@ -1,0 +1,75 @@
+"""What gates do over a data set, against NumPy."""
+
+import matplotlib
+import numpy as np
+import pytest
+
+import mtl_layers as mtl
+from mtl_layers._keras import keras, ops
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+
+def model_with(sharing, tasks=("a", "b")):
+    inputs = keras.Input((6,), name="x")
+    below = keras.layers.Dense(5, activation="relu")(inputs)
+    return keras.Model(inputs, mtl.Towers(dict.fromkeys(tasks, (4,)))(sharing(below)))
+
+
+def gate_by_hand(layer, level, hidden, gate, reads):
+    start = sum(len(r) for r in reads[:gate])
+    kernel = layer.gate_levels[level].get_weights()[0][:, start : start + len(reads[gate])]
+    scores = hidden @ kernel
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("sizes", [(40,), (7, 32, 1)])
+def test_mean_and_deviation_over_batches_equal_numpy_over_all_rows(rng, sizes):
+    sharing = mtl.CGC(2, (2, 1), 1, (3,))
+    model = model_with(sharing)
+    x = rng.normal(size=(sum(sizes), 6)).astype("float32")
+    batches = np.split(x, np.cumsum(sizes)[:-1])
+    (level,) = mtl.analysis.gate_utilisation(model, [(batch, None) for batch in batches])
+    below = keras.Model(model.input, sharing.input)
+    hidden = ops.convert_to_numpy(below(x))
+    reads = [(0, 1, 3), (2, 3)]
+    for gate in range(2):
+        weights = gate_by_hand(sharing, 0, hidden, gate, reads)
+        np.testing.assert_allclose(level.mean[gate, list(reads[gate])], weights.mean(axis=0), atol=1e-6)
+        np.testing.assert_allclose(level.std[gate, list(reads[gate])], weights.std(axis=0), atol=1e-6)
+    np.testing.assert_array_equal(level.read, [[True, True, False, True], [False, False, True, True]])
+    assert np.all(level.mean[~level.read] == 0) and np.all(level.std[~level.read] == 0)
+
+
+def test_there_is_an_entry_for_every_level(rng):
+    model = model_with(mtl.PLE(2, 3, 1, 1, (4,)))
+    levels = mtl.analysis.gate_utilisation(model, rng.normal(size=(9, 6)).astype("float32"))
+    assert [level.mean.shape for level in levels] == [(3, 3), (3, 3), (2, 3)]
+    for level in levels:
+        np.testing.assert_allclose(level.mean.sum(axis=1), 1, atol=1e-6)
+
+
+def test_the_figure_has_a_bar_for_every_expert_that_is_read(rng):
+    model = model_with(mtl.CGC(2, (2, 1), 1, (3,)))
+    (level,) = mtl.analysis.gate_utilisation(model, rng.normal(size=(9, 6)).astype("float32"))
+    figure, axes = plt.subplots()
+    mtl.analysis.plot_gate_utilisation(level, ["a", "b"], axes, "title", ["own 1", "own 2", "b's", "shared"])
+    heights = sorted(patch.get_height() for patch in axes.patches)
+    np.testing.assert_allclose(heights, sorted(level.mean[level.read]))
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["own 1", "own 2", "b's", "shared"]
+    assert axes.get_title() == "title"
+    plt.close(figure)
+
+
+def test_no_rows_are_refused():
+    with pytest.raises(ValueError, match="`data` must have at least one row; received: none"):
+        mtl.analysis.gate_utilisation(model_with(mtl.MMoE(2, 2, (3,))), [])
+
+
+def test_a_frozen_model_has_no_gates_to_report():
+    model = mtl.freeze(model_with(mtl.MMoE(2, 2, (3,))))
+    with pytest.raises(ValueError, match="`model` must have a sharing layer with gates; received: FrozenMixture"):
+        mtl.analysis.gate_utilisation(model, np.zeros((1, 6), "float32"))

@@ -1,0 +1,128 @@
+"""Towers: each against its own MLP written out in NumPy, whatever other towers it is evaluated with."""
+
+import numpy as np
+import pytest
+import reference
+
+import mtl_layers as mtl
+from mtl_layers._keras import keras, ops
+
+# Shapes that are alike, that differ in the hidden units only, in the head only, and that have no hidden layer at all.
+TASKS = {
+    "watch_time": mtl.towers.Regression((4, 3)),
+    "like_comment": (6,),
+    "genre": mtl.towers.MultiClass(3, (6,)),
+    "like": mtl.towers.Binary((6,)),
+    "rating": mtl.towers.Regression((6,)),
+    "share": (),
+}
+HEADS = [reference.linear, reference.sigmoid, reference.softmax, reference.sigmoid, reference.linear, reference.sigmoid]
+
+
+def own_towers(layer):
+    """The towers taken apart: each in a `Towers` of its own, so that nothing is grouped."""
+    return [layer.freeze([task]) for task in range(len(layer.tasks))]
+
+
+def layers_of(tower):
+    stacks = [*tower.hidden, *tower.heads]
+    kernels = [reference.array(kernel)[0] for stack in stacks for kernel in stack.kernels]
+    biases = [reference.array(bias)[0, 0] for stack in stacks for bias in stack.biases]
+    return list(zip(kernels, biases, strict=True))
+
+
+def test_every_tower_is_the_mlp_of_its_own_weights(rng):
+    layer = mtl.Towers(TASKS)
+    h = rng.normal(size=(7, 6, 5)).astype("float32")
+    layer.build(h.shape)
+    reference.randomise(layer, rng)
+    found = layer(h)
+    weights = [layers_of(tower) for tower in own_towers(layer)]
+    assert [[kernel.shape for kernel, _ in each] for each in weights] == [
+        [(5, 4), (4, 3), (3, 1)],
+        [(5, 6), (6, 1)],
+        [(5, 6), (6, 3)],
+        [(5, 6), (6, 1)],
+        [(5, 6), (6, 1)],
+        [(5, 1)],
+    ]
+    assert layer.count_params() == sum(kernel.size + bias.size for each in weights for kernel, bias in each)
+    for name, expected in zip(TASKS, reference.towers(weights, h, HEADS), strict=True):
+        np.testing.assert_allclose(ops.convert_to_numpy(found[name]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_towers_of_one_shape_are_one_stack():
+    layer = mtl.Towers(TASKS)
+    layer.build((None, 6, 5))
+    assert sorted(stack.num_experts for stack in layer.heads) == [1, 1, 1, 3]  # like_comment, like and rating
+
+
+def test_ones_worked_by_hand():
+    layer = mtl.Towers(
+        {"a": (3,), "b": mtl.towers.Regression((3,)), "c": mtl.towers.MultiClass(4, ())}, kernel_initializer="ones"
+    )
+    h = np.array([[[0.0, 0.0], [1.0, 1.0], [5.0, 6.0]]], "float32")
+    found = {name: ops.convert_to_numpy(p).tolist() for name, p in layer(h).items()}
+    assert found == {"a": [[0.5]], "b": [[6.0]], "c": [[0.25] * 4]}
+
+
+def test_towers_of_one_shape_start_different():
+    layer = mtl.Towers({"a": (6,), "b": (6,)}, kernel_initializer=keras.initializers.GlorotUniform(seed=3))
+    layer.build((None, 2, 5))
+    for stack in (*layer.hidden, *layer.heads):
+        kernel = reference.array(stack.kernels[0])
+        assert np.abs(kernel[0] - kernel[1]).max() > 0.01
+
+
+def test_dropout_acts_on_hidden_layers_in_training_only(rng):
+    h = rng.normal(size=(50, 1, 5)).astype("float32")
+    hidden, bare = (mtl.Towers({"a": units}, dropout=0.5) for units in ((20,), ()))
+    for layer in (hidden, bare):
+        still = ops.convert_to_numpy(layer(h)["a"])
+        np.testing.assert_array_equal(ops.convert_to_numpy(layer(h, training=False)["a"]), still)
+        moved = (ops.convert_to_numpy(layer(h, training=True)["a"]) != still).mean()
+        assert moved > 0.9 if layer is hidden else moved == 0.0
+
+
+UNITS = "`hidden_units` must be a tuple of positive integers; received: hidden_units="
+NAMES = "`tasks` must be a dict from task names to hidden units; received: tasks="
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: mtl.Towers({}), NAMES + "{}"),
+        (lambda: mtl.Towers(["ctr"]), NAMES + "['ctr']"),
+        (lambda: mtl.Towers({"": (4,)}), NAMES + "{'': (4,)}"),
+        (lambda: mtl.Towers({1: (4,)}), NAMES + "{1: (4,)}"),
+        (lambda: mtl.Towers({"ctr": (0,)}), UNITS + "(0,)"),
+        (lambda: mtl.towers.Regression(4), UNITS + "4"),
+        (lambda: mtl.Towers({"ctr": (4,)}, dropout=1.5), "`dropout` must be in [0, 1); received: dropout=1.5"),
+        (lambda: mtl.towers.MultiClass(1), "`num_classes` must be an integer of at least 2; received: num_classes=1"),
+        (
+            lambda: mtl.Towers({"ctr": 64}),
+            "A task must be a tuple of hidden units (binary), or one of mtl.towers.Binary, Regression, MultiClass; "
+            "received: 64",
+        ),
+        *[
+            (
+                lambda shape=shape: mtl.Towers({"ctr": (4,), "cvr": (4,)}).build(shape),
+                "`inputs` must be [batch, tasks, units] with one entry per task; "
+                f"received: shape={shape}, tasks=['ctr', 'cvr']",
+            )
+            for shape in [(4, 2), (4, 3, 5), (4, 2, 5, 1)]
+        ],
+        (
+            lambda: mtl.Towers({"ctr": ()}, name="mine").freeze(),
+            "`mine` must be built before it is frozen: call it on data or fit it first",
+        ),
+        (
+            lambda: mtl.Towers({"ctr": ()}).freeze([1]),
+            "`tasks` must be distinct indexes below 1, or None for all; received: tasks=[1]",
+        ),
+    ],
+)
+def test_a_bad_argument_is_told_by_name(make, text):
+    with pytest.raises(ValueError) as caught:
+        make()
+    assert str(caught.value) == text
