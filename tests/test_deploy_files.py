@@ -10,6 +10,8 @@ from tensorflow_serving.config import model_server_config_pb2
 
 import serving
 
+pytestmark = pytest.mark.needs_tensorflow  # serving is TensorFlow's, whatever Keras trained the model
+
 DEPLOY = Path(serving.__file__).parent / "deploy"
 INT64, BOOL, STRING, MESSAGE = 3, 8, 9, 11  # field types of descriptor.proto
 INT64_VALUE, BOOL_VALUE, STRING_VALUE = (f".google.protobuf.{kind}Value" for kind in ("Int64", "Bool", "String"))

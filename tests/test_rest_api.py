@@ -11,6 +11,8 @@ from tiny_model import write_tiny_model
 
 from serving import LocalServer
 
+pytestmark = pytest.mark.needs_tensorflow  # serving is TensorFlow's, whatever Keras trained the model
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):

@@ -122,7 +122,7 @@ def test_in_bfloat16_the_most_likely_route_is_still_told_in_float32(rng, x):
     assert np.abs(found - expected).max() < 0.1 < np.abs(found - other).max()
 
 
-# ------------------------------------------------------------------------------------------ models of that name as routes
+# ---------------------------------------------------------------------------------------- models of that name as routes
 
 
 def with_stem(layer, x):
@@ -169,7 +169,7 @@ def test_without_sharing_a_task_is_a_stack_of_dense_layers(rng, x):
         np.testing.assert_allclose(found[:, task], hidden, atol=1e-6)
 
 
-# -------------------------------------------------------------------------------------------------- gradients and traces
+# ------------------------------------------------------------------------------------------------- gradients and traces
 
 
 def test_only_what_the_route_reaches_gets_a_gradient(rng, x):
@@ -249,17 +249,18 @@ def test_changing_the_route_between_epochs_compiles_nothing_again(rng, x):
     layer = mtl.RouteSupernet(2, 2, 3, 4)
     model = keras.Model(inputs, layer(Counted()(inputs)))
     model.compile("sgd", "mse", **({} if LEGACY else {"jit_compile": False}))
-    model.fit(x, np.zeros((7, 2, 4)), batch_size=7, verbose=0)
-    model.predict(x, verbose=0)
-    before = len(calls)
-    for _ in range(3):
-        layer.set_route(route_for(layer, rng))
+    traced = []
+    for change in (False, False, True, True):
+        if change:
+            layer.set_route(route_for(layer, rng))
+        before = len(calls)
         model.fit(x, np.zeros((7, 2, 4)), batch_size=7, verbose=0)
         model.predict(x, verbose=0)
-    assert len(calls) == before
+        traced.append(len(calls) - before)
+    assert traced[0] > 0 and traced[2:] == traced[1:3]  # on JAX, Keras itself traces again in every `fit`
 
 
-# ---------------------------------------------------------------------------------------------------------------- errors
+# --------------------------------------------------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def test_without_sharing_tasks_reach_disjoint_sub_networks():
     assert [one.reached([task]) for task in range(3)] == [((task,),) * 3 for task in range(3)]
     assert one.reached() == ((0, 1, 2),) * 3
     with pytest.raises(
-        ValueError, match="`num_subnetworks` must be at least the number of tasks .* num_subnetworks=2,"
+        ValueError, match=r"`num_subnetworks` must be at least the number of tasks .* num_subnetworks=2,"
     ):
         mtl.Route.no_sharing(3, 1, 2)
 

@@ -52,8 +52,8 @@ def formula(route, tasks=None, pooling="gate"):
 @pytest.mark.parametrize(
     ("route", "everything", "alone"),
     [
-        # 4 + 3 sub-networks; gates of two values before sub-network 1 and tower 0. Sub-network 3 of layer 2 and its gate
-        # do not exist. Task 0 alone: 2 + 2 and one gate; task 1: 3 (one of them a query) + 1 and one gate.
+        # 4 + 3 sub-networks; gates of two values before sub-network 1 and tower 0. Sub-network 3 of layer 2 and its
+        # gate do not exist. Task 0 alone: 2 + 2 and one gate; task 1: 3 (one of them a query) + 1 and one gate.
         (DEEP, STEM + 7 * SUBNETWORK + 2 * 2 * UNITS, (STEM + 4 * SUBNETWORK + 2 * UNITS,) * 2),
         (mtl.Route.shared_bottom(2, 3, 4), STEM + 3 * SUBNETWORK, (STEM + 3 * SUBNETWORK,) * 2),
         (mtl.Route.no_sharing(2, 2, 4), STEM + 4 * SUBNETWORK, (STEM + 2 * SUBNETWORK,) * 2),
@@ -151,7 +151,7 @@ def test_illegal_arguments_are_refused(arguments, text):
         mtl.StaticRoute(*arguments)
 
 
-# -------------------------------------------------------------------------------------------------- whole models, served
+# ------------------------------------------------------------------------------------------------- whole models, served
 
 
 def searched(route, rng):
@@ -162,6 +162,7 @@ def searched(route, rng):
     model = keras.Model(inputs, towers(supernet(inputs)))
     randomise(supernet, rng)
     supernet.set_route(route)
+    supernet.route.assign(supernet.numbers_of(mtl.Route.shared_bottom(3, 2, 4)))  # as if sampled last
     return model
 
 

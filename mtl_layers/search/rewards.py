@@ -93,3 +93,22 @@ def _traced(model, supernet, rewards):
         return rewards(labels, predictions, weights)
 
     return lambda inputs, labels, weights: scored(inputs, labels, weights).numpy()
+
+
+def update_function(model, optimizer, variable):
+    """Returns a function from a gradient to one step of the optimizer, compiled where that is TensorFlow's."""
+    if keras.__name__ == "keras" and keras.backend.backend() != "tensorflow":
+        return lambda gradient: optimizer.apply_gradients([(gradient, variable)])
+    import tensorflow as tf
+
+    strategy = model.distribute_strategy
+
+    def on_replica(gradient):
+        # An optimizer sums the gradients of the replicas, and this one is the same on all.
+        optimizer.apply_gradients([(gradient / strategy.num_replicas_in_sync, variable)])
+
+    @tf.function  # eagerly, Adam on a few hundred numbers takes as long as the scoring
+    def step(gradient):
+        strategy.run(on_replica, args=(gradient,))
+
+    return step

@@ -1,10 +1,12 @@
 """The search of MTNAS as a callback: sample a route, train it, score it, reinforce it."""
 
+from contextlib import nullcontext
+
 import numpy as np
 
 from mtl_layers._checks import check_positive
 from mtl_layers._keras import keras, ops
-from mtl_layers.search.rewards import reward_function
+from mtl_layers.search.rewards import reward_function, update_function
 from mtl_layers.sharing import RouteSupernet
 
 
@@ -27,7 +29,8 @@ class RouteSearch(keras.callbacks.Callback):
             order of its own; the search cycles through it.
         reward: `"auc"`, the exact AUC summed over tasks; `"loss"`, minus the loss summed over tasks; or a callable of
             labels and predictions that gives a scalar. Defaults to `"auc"`.
-        optimizer: A Keras optimizer for `alpha`. Defaults to `None`, Adam with a learning rate of 0.01.
+        optimizer: A Keras optimizer for `alpha`. Defaults to `None`, Adam with a learning rate of 0.01. A supernet
+            that has been searched keeps the optimizer of its first search, with its state.
         baseline_decay: Decay of the moving average of rewards, in [0, 1). Defaults to `0.9`.
         seed: Seed of the sampling. Defaults to `0`.
         uniform_training: Whether the routes that train the weights are drawn uniformly and not from `alpha`; routes to
@@ -97,16 +100,22 @@ class RouteSearch(keras.callbacks.Callback):
             raise ValueError(f"`model` must have one RouteSupernet layer; received: {len(found)}")
         self.supernet = found[0]
         # Before any `on_train_begin`, so that BackupAndRestore finds the optimizer's variables there to restore.
-        self.optimizer = self.supernet.hold_search_optimizer(self.optimizer)
+        # Made anew in the scope of the model's variables: an optimizer made elsewhere cannot move those of replicas.
+        strategy = getattr(model, "distribute_strategy", None)
+        with strategy.scope() if strategy else nullcontext():
+            optimizer = type(self.optimizer).from_config(self.optimizer.get_config())
+            self.optimizer = self.supernet.hold_search_optimizer(optimizer)
 
     def on_train_begin(self, logs=None):
         steps = getattr(self.model, "steps_per_execution", None) or getattr(self.model, "_steps_per_execution", 1)
+        steps = steps.numpy() if hasattr(steps, "numpy") else steps  # a variable in Keras 2
         if int(steps) > 1:
             raise ValueError(
                 "`steps_per_execution` must be 1 for a search, which acts between steps; "
                 f"received: steps_per_execution={int(steps)}"
             )
         self._score = reward_function(self.model, self.supernet, self.reward)
+        self._step_of_optimizer = update_function(self.model, self.optimizer, self.supernet.alpha)
         self._batches = None
         if next(iter(self.validation_data), None) is None:
             raise ValueError("`validation_data` must have at least one batch; received: none")
@@ -188,7 +197,7 @@ class RouteSearch(keras.callbacks.Callback):
 
     def _apply(self, gradient):
         alpha = self.supernet.alpha
-        self.optimizer.apply_gradients([(ops.convert_to_tensor(gradient.astype("float32")), alpha)])
+        self._step_of_optimizer(ops.convert_to_tensor(gradient.astype("float32")))
         if not np.isfinite(alpha.numpy()).all():
             raise ValueError("`optimizer` must keep alpha finite; lower its learning rate or the scale of the reward")
 

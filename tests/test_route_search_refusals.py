@@ -1,0 +1,126 @@
+"""What a search skips and counts, and what it refuses, each by its text."""
+
+import numpy as np
+import pytest
+from reference import array
+from route_models import constant_data, constant_model, mean_square, real_data, real_model, search
+
+import mtl_layers as mtl
+from mtl_layers._keras import keras, ops
+
+SMALL = (2, 1, 2)
+
+
+def adam():
+    return keras.optimizers.Adam(0.01)
+
+
+def test_a_task_whose_auc_is_undefined_is_skipped_and_counted():
+    x, y = real_data(32)
+    y["a"][:] = 1.0
+    model, supernet = real_model(adam(), SMALL)
+    record, history = search(model, real_data(40), 8, [(x, y)], epochs=2)
+    assert history["search_skipped"] == [5, 10]
+    assert np.isfinite(record.alphas).all() and np.abs(record.alphas[-1]).max() > 0
+    baseline = array(supernet.search_baseline)
+    assert sorted(baseline != 0) == [False, True]  # that of the other task moved
+    assert all(np.isfinite(list(logs.values())).all() for logs in record.logs)
+
+
+def test_if_no_task_has_a_reward_alpha_stays():
+    x, y = real_data(32)
+    model, supernet = real_model(keras.optimizers.SGD(0.1), SMALL)
+    labels = {task: np.ones_like(values) for task, values in y.items()}
+    _, history = search(model, (x, y), 8, [(x, labels)])
+    assert history["search_skipped"] == [8]
+    assert not array(supernet.alpha).any()
+
+
+def test_a_batch_without_a_label_of_a_task_has_no_loss_to_reward():
+    x, y = real_data(32)
+    model, supernet = real_model(adam(), SMALL)
+    weights = {"b": np.ones(32, "float32"), "a": np.zeros(32, "float32")}
+    _, history = search(model, (x, y), 8, [(x, y, weights)], reward="loss")
+    assert history["search_skipped"] == [4]
+    assert sorted(array(supernet.search_baseline) != 0) == [False, True]
+
+
+def without(task):
+    x, y = real_data(8)
+    return [(x, {name: labels for name, labels in y.items() if name != task})]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"validation_data": []}, "`validation_data` must have at least one batch; received: none"),
+        ({"validation_data": without("a")}, r"`validation_data` must have labels of every task; missing: \['a'\]"),
+        ({"validation_data": without("a"), "reward": "loss"}, r"labels of every task; missing: \['a'\]"),
+        ({"validation_data": [(real_data(8)[0], np.ones(8))]}, "must have labels as a dict of tasks; received: "),
+        (
+            {"reward": lambda y, p: ops.mean(p["a"]) * float("nan")},
+            r"must be finite; received: .*nan.* step 0",
+        ),
+        (
+            {"reward": lambda y, p: ops.mean(p["a"]) + float("inf")},
+            r"must be finite; received: .*inf.* step 0",
+        ),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(arguments, text):
+    model, supernet = real_model(adam(), SMALL)
+    arguments = {"validation_data": [real_data(8)], **arguments}
+    with pytest.raises(ValueError, match=text):
+        search(model, real_data(16), 8, **arguments)
+    assert not array(supernet.alpha).any()
+
+
+def test_a_model_that_has_diverged_is_told():
+    model, supernet = real_model(adam(), SMALL)
+    supernet.stem.kernels[0].assign(np.full(supernet.stem.kernels[0].shape, np.nan))
+    with pytest.raises(ValueError, match=r"`reward` must be finite; received: .*inf"):
+        search(model, real_data(16), 8, [real_data(8)])
+
+
+def test_alpha_that_is_not_finite_is_told():
+    model, _ = constant_model((1.0, 10.0))
+    options = {"reward": mean_square, "optimizer": keras.optimizers.SGD(1e38), "routes_per_step": 4}
+    with pytest.raises(ValueError, match="`optimizer` must keep alpha finite; lower its learning rate"):
+        search(model, constant_data(20), 1, [constant_data(2)], **options)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_model_must_have_one_supernet(count):
+    inputs = hidden = keras.Input((4,))
+    for _ in range(count):
+        hidden = mtl.RouteSupernet(1, 1, 2, 3)(hidden)[:, 0]
+    model = keras.Model(inputs, keras.layers.Dense(1)(hidden))
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=f"`model` must have one RouteSupernet layer; received: {count}"):
+        model.fit(np.ones((4, 4)), np.ones((4, 1)), verbose=0, callbacks=[mtl.RouteSearch([1], "loss")])
+
+
+def test_several_steps_per_execution_are_refused():
+    model, _ = real_model(adam(), SMALL)
+    model.compile("sgd", dict.fromkeys(("a", "b"), "binary_crossentropy"), steps_per_execution=2)
+    with pytest.raises(ValueError, match=r"`steps_per_execution` must be 1 .* received: steps_per_execution=2"):
+        search(model, real_data(16), 8, [real_data(8)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"reward": "f1"}, '`reward` must be "auc", "loss" or a callable; received: reward=\'f1\''),
+        ({"baseline_decay": 1.0}, r"`baseline_decay` must be in \[0, 1\); received: baseline_decay=1.0"),
+        ({"routes_per_step": 0}, "`routes_per_step` must be an integer of at least 1; received: routes_per_step=0"),
+        ({"start_step": -1}, "`start_step` must be an integer of at least 0; received: start_step=-1"),
+        ({"subnetwork_cost": -0.1}, "`subnetwork_cost` must be at least 0; received: subnetwork_cost=-0.1"),
+        (
+            {"validation_data": iter([])},
+            "`validation_data` must be iterable again and again, such as a",
+        ),
+    ],
+)
+def test_illegal_arguments_are_refused(arguments, text):
+    with pytest.raises(ValueError, match=text):
+        mtl.RouteSearch(**{"validation_data": [], **arguments})
