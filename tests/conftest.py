@@ -14,6 +14,10 @@ LEGACY = keras.__name__ == "tf_keras"
 BACKEND = "tensorflow" if LEGACY else keras.backend.backend()
 
 
+# For processes with a limit on file size: the coverage data of such a process would be cut off, too.
+UNMEASURED = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+
+
 def pytest_collection_modifyitems(items):
     """`needs_tensorflow` marks what is TensorFlow's: strings, export, tf.data in the graph."""
     if BACKEND != "tensorflow":

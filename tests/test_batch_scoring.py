@@ -18,6 +18,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
+from conftest import UNMEASURED
 from tiny_model import write_tiny_model
 
 from serving.batch_scoring import ScoringSummary, main, score
@@ -924,7 +925,7 @@ def test_a_disk_that_is_full_at_once_leaves_nothing(tmp_path):
             print(error)
     """
     output = tmp_path / "scores.parquet"
-    result = python(code, output)
+    result = python(code, output, env=UNMEASURED)
     assert result.stderr == ""
     assert result.stdout.startswith(f"Cannot write '{output}': ")
     assert "File too large" in result.stdout
@@ -952,6 +953,7 @@ def test_a_disk_that_fills_up_keeps_what_was_scored(tiny, many, tmp_path):
         text=True,
         timeout=300,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+        env=UNMEASURED,
     )
     assert result.returncode == 1
     lines = [line for line in result.stderr.splitlines() if "mtl-score" in line]

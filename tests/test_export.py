@@ -11,6 +11,7 @@ import threading
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import UNMEASURED
 from cpp_loader import CppModel
 from rich_model import TASKS, batches, head, rich_embedding, rich_model, rich_rows
 from tensorflow_serving.apis import prediction_log_pb2
@@ -326,7 +327,7 @@ def test_a_full_disk_publishes_nothing(tmp_path):
             print("refused:", error)
         """
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=UNMEASURED)
     assert f"refused: `directory` must be writable; nothing was published in {tmp_path / 'ranker'}" in done.stdout, (
         done.stdout + done.stderr
     )
