@@ -1,0 +1,134 @@
+"""The methods, a row each. A row says which sharing layer it has for a width, and how it is trained.
+
+Every row meets the data set's parameter budget for what is above the embeddings, sharing layer and towers together, by
+its width; that of the learned routes is matched at the full route, the largest that a search can find.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import mtl_layers as mtl
+from benchmarks.quality import procedures
+from mtl_layers.sharing import Route, RouteSupernet, StaticRoute
+from mtl_layers.sharing.route import Block, num_blocks
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """A row of the table.
+
+    Args:
+        title: Its name in tables and figures.
+        layer: Function of (dataset, number of tasks, width, dropout) that gives the sharing layer.
+        train: Function of (problem, method, width, settings, seed) that gives `procedures.Trained`.
+        separate: Whether every task has a network of its own; they share the budget.
+        options: Arguments for `train`.
+    """
+
+    title: str
+    layer: Callable
+    train: Callable = procedures.joint
+    separate: bool = False
+    options: dict = field(default_factory=dict)
+
+    def width(self, problem):
+        """The width at which the parameters come closest to the budget."""
+        budget, low, high = problem.dataset.budget, 1, 2
+        while self.parameters(problem, high) <= budget:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.parameters(problem, middle) <= budget else (low, middle)
+        return min((low, high), key=lambda width: abs(self.parameters(problem, width) - budget))
+
+    def parameters(self, problem, width):
+        """Parameters above the embeddings of all networks of the method at a width."""
+        groups = [(task,) for task in problem.tasks] if self.separate else [problem.tasks]
+        return sum(
+            _count(self.layer(problem.dataset, len(tasks), width, 0.0), problem.towers(tasks), problem.encoded.dim)
+            for tasks in groups
+        )
+
+
+def _count(layer, towers, dim):
+    layer.build((None, dim))
+    towers.build(layer.compute_output_shape((None, dim)))
+    return layer.count_params() + towers.count_params()
+
+
+# ------------------------------------------------------------------------------------------------- the sharing layers
+
+
+def _hidden(dataset, width):
+    """Layers of an expert: `width` and then half as much, or one layer where the data set asks for one."""
+    return (width,) if dataset.layers == 1 else (width, -(-width // 2))
+
+
+def shared_bottom(dataset, tasks, width, dropout):
+    return mtl.SharedBottom(tasks, _hidden(dataset, width), dropout=dropout)
+
+
+def omoe(dataset, tasks, width, dropout):
+    return mtl.OMoE(tasks, dataset.subnetworks, _hidden(dataset, width), dropout=dropout)
+
+
+def mmoe(dataset, tasks, width, dropout):
+    return mtl.MMoE(tasks, dataset.subnetworks, _hidden(dataset, width), dropout=dropout)
+
+
+def _levels(dataset, width):
+    return tuple((units,) for units in _hidden(dataset, width))
+
+
+def multi_layer_mmoe(dataset, tasks, width, dropout):
+    levels = _levels(dataset, width)
+    return mtl.MultiLayerMMoE(tasks, len(levels), dataset.subnetworks, levels, dropout=dropout)
+
+
+def ple(dataset, tasks, width, dropout):
+    """As many experts a level as the others where that is possible: one per task, at least one shared."""
+    levels = _levels(dataset, width)
+    shared = max(1, dataset.subnetworks - tasks)
+    return mtl.PLE(tasks, len(levels), 1, shared, levels, dropout=dropout)
+
+
+def full_route(dataset, tasks, width, dropout, query="previous", pooling="gate"):
+    """Everybody mixes everything: the route that the supernet has before any search."""
+    block = Block(tuple(range(dataset.subnetworks)), 0 if (query, pooling) == ("previous", "gate") else None)
+    count = num_blocks(tasks, dataset.layers, dataset.subnetworks)
+    route = Route(tasks, dataset.layers, dataset.subnetworks, (block,) * count)
+    return StaticRoute(route, width, pooling, dropout=dropout)
+
+
+def supernet(dataset, tasks, width, dropout, query="previous", pooling="gate"):
+    return RouteSupernet(tasks, dataset.layers, dataset.subnetworks, width, query, pooling, dropout=dropout)
+
+
+def _searched(title, query="previous", pooling="gate", **options):
+    space = {"query": query, "pooling": pooling}
+    layer = functools.partial(full_route, **space)
+    options["supernet"] = functools.partial(supernet, **space)
+    return Method(title, layer, procedures.searched, options=options)
+
+
+# ----------------------------------------------------------------------------------------------------------- the table
+
+RECIPE = {"uniform_training": True, "routes_per_step": 4, "delay": 1 / 3, "finish": "retrain or inherit"}
+
+METHODS = {
+    "single_task": Method("Single-task", shared_bottom, procedures.single_task, separate=True),
+    "shared_bottom": Method("Shared-Bottom", shared_bottom),
+    "omoe": Method("OMoE", omoe),
+    "mmoe": Method("MMoE", mmoe),
+    "multi_layer_mmoe": Method("ML-MMoE", multi_layer_mmoe),
+    "ple": Method("PLE", ple),
+    "mtnas": _searched("MTNAS (paper)"),
+    "mtnas_recipe": _searched("MTNAS (recipe)", **RECIPE),
+    "mtnas_root_query": _searched("MTNAS without query search", query="root"),
+    "mtnas_mean": _searched("MTNAS, mean pooling", pooling="mean"),
+    # Comes after the recipe, whose cost it may spend.
+    "restarts": Method(
+        "Full route, best of restarts", full_route, procedures.restarts, options={"cost_of": "mtnas_recipe"}
+    ),
+}
