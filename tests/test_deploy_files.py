@@ -10,7 +10,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 import serving
 
-pytestmark = pytest.mark.needs_tensorflow  # serving is TensorFlow's, whatever Keras trained the model
+pytestmark = [pytest.mark.needs_tensorflow, pytest.mark.once]  # serving never touches Keras
 
 DEPLOY = Path(serving.__file__).parent / "deploy"
 INT64, BOOL, STRING, MESSAGE = 3, 8, 9, 11  # field types of descriptor.proto

@@ -18,7 +18,7 @@ from tiny_model import write_tiny_model
 
 from serving import LocalServer
 
-pytestmark = pytest.mark.needs_tensorflow  # serving is TensorFlow's, whatever Keras trained the model
+pytestmark = [pytest.mark.needs_tensorflow, pytest.mark.once]  # serving never touches Keras
 
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 ROW = {"country": [["fr"]], "price": np.float32([[1.0]])}

@@ -19,7 +19,7 @@ import serving
 from serving import Client, LocalServer
 from serving.local_server import main
 
-pytestmark = pytest.mark.needs_tensorflow  # serving is TensorFlow's, whatever Keras trained the model
+pytestmark = [pytest.mark.needs_tensorflow, pytest.mark.once]  # serving never touches Keras
 
 ROW = {"country": ["fr"], "price": [1.0]}
 READ_ERROR = "Read less bytes than requested [[{{node RestoreV2}}]]"

