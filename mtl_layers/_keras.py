@@ -9,11 +9,15 @@ if os.environ.get("TF_USE_LEGACY_KERAS", "0").lower() in ("1", "true"):
     # Keras 3 still provides the ops here, and they must speak TensorFlow whatever the user's Keras 3 is set to.
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import tf_keras as keras
+
+    BACKEND = "tensorflow"
 else:
     import keras
+
+    BACKEND = keras.backend.backend()
 
 from keras import ops
 
 register = keras.saving.register_keras_serializable(package="mtl_layers")
 
-__all__ = ["keras", "ops", "register"]
+__all__ = ["BACKEND", "keras", "ops", "register"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from mtl_layers._keras import keras
+from mtl_layers._keras import BACKEND, keras
 from mtl_layers.freeze import freeze, trace
 from mtl_layers.towers import Towers
 from serving.exporting.manifest import write_manifest
@@ -89,10 +89,10 @@ def export(model, directory, tasks=None, *, version=None, warmup=None, batch_siz
 
 
 def _check_backend():
-    if keras.__name__ == "keras" and keras.backend.backend() != "tensorflow":
+    if BACKEND != "tensorflow":
         raise ValueError(
             "export must run on the TensorFlow backend: save the model as .keras, and load and export it with "
-            f"KERAS_BACKEND=tensorflow; received: backend={keras.backend.backend()!r}"
+            f"KERAS_BACKEND=tensorflow; received: backend={BACKEND!r}"
         )
 
 

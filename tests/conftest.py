@@ -8,10 +8,9 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import numpy as np
 import pytest
 
-from mtl_layers._keras import keras
+from mtl_layers._keras import BACKEND, keras
 
 LEGACY = keras.__name__ == "tf_keras"
-BACKEND = "tensorflow" if LEGACY else keras.backend.backend()
 
 
 # For processes with a limit on file size: the coverage data of such a process would be cut off, too.

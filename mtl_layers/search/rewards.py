@@ -1,6 +1,6 @@
 """How good a route is on a validation batch, per task, as one traced function."""
 
-from mtl_layers._keras import keras, ops
+from mtl_layers._keras import BACKEND, ops
 from mtl_layers.losses import MaskedLoss, exact_auc
 from mtl_layers.losses._sample_space import sample_space
 
@@ -67,7 +67,7 @@ def _of_task(weights, task):
 
 def _traced(model, supernet, rewards):
     """Compiles the scoring once: with `tf.function`, or with `jax.jit` over the model's variables."""
-    if keras.__name__ == "keras" and keras.backend.backend() == "jax":
+    if BACKEND == "jax":
         import jax
 
         def scored(trainable, others, inputs, labels, weights):
@@ -97,7 +97,7 @@ def _traced(model, supernet, rewards):
 
 def update_function(model, optimizer, variable):
     """Returns a function from a gradient to one step of the optimizer, compiled where that is TensorFlow's."""
-    if keras.__name__ == "keras" and keras.backend.backend() != "tensorflow":
+    if BACKEND != "tensorflow":
         return lambda gradient: optimizer.apply_gradients([(gradient, variable)])
     import tensorflow as tf
 

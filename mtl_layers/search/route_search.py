@@ -188,7 +188,7 @@ class RouteSearch(keras.callbacks.Callback):
             self.supernet.route.assign(route)
             scored = self._score(inputs, labels, weights)
             found[number, : len(scored)] = scored
-            found[number, : len(scored)] -= self.subnetwork_cost * self.supernet.num_values(route) / len(scored)
+            found[number, : len(scored)] -= self.subnetwork_cost * self.supernet.space.num_values(route) / len(scored)
         self.supernet.route.assign(self._trained)
         defined = ~np.isnan(found).any(axis=0)
         if np.isinf(found).any() or (callable(self.reward) and not defined.all()):

@@ -1,7 +1,6 @@
 """All routes through layers of sub-networks at once: the search space of MTNAS as an ordinary layer."""
 
 from contextlib import contextmanager
-from itertools import combinations
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from mtl_layers._keras import keras, ops, register
 from mtl_layers.experts import Experts
 from mtl_layers.gates.softmax_gate import UNREAD
 from mtl_layers.sharing._route_policy import RoutePolicy
-from mtl_layers.sharing.route import Block, Route, num_blocks
+from mtl_layers.sharing._route_space import RouteSpace
 from mtl_layers.sharing.static_route import StaticRoute
 
 MAX_SUBNETWORKS = 8
@@ -102,9 +101,15 @@ class RouteSupernet(keras.layers.Layer):
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.stem = self._stack(1, "stem")
         self.subnetworks = [self._stack(num_subnetworks, f"layer_{layer + 1}") for layer in range(num_layers)]
-        self.num_blocks = num_blocks(num_tasks, num_layers, num_subnetworks)
+        self.space = RouteSpace(
+            num_tasks,
+            num_layers,
+            num_subnetworks,
+            searches_queries=query == "previous",
+            has_gates=pooling == "gate" and num_subnetworks > 1,
+        )
+        self.num_blocks, self.num_routes = self.space.num_blocks, self.space.num_routes
         self.search_optimizer = None if search_optimizer is None else keras.optimizers.get(search_optimizer)
-        self._list_routes()
         self.policy = RoutePolicy(self.num_blocks, self.num_routes, name="policy")
         self._sampled_in_force = False
 
@@ -120,23 +125,6 @@ class RouteSupernet(keras.layers.Layer):
             name=name,
         )
 
-    def _list_routes(self):
-        """Numbers the routes of a block: route = subset * queries + query; subset 0 is the full one."""
-        everything = range(self.num_subnetworks)
-        self._subsets = tuple(s for size in reversed(everything) for s in combinations(everything, size + 1))
-        self._has_gates = self.pooling == "gate" and self.num_subnetworks > 1
-        self._num_queries = self.num_subnetworks if self.query == "previous" and self._has_gates else 1
-        self.num_routes = len(self._subsets) * self._num_queries
-        # Gate parameters of one block and query: a row for every member of every subset, subset by subset.
-        self._member = np.zeros((len(self._subsets), self.num_subnetworks), "float32")
-        self._row = np.zeros((len(self._subsets), self.num_subnetworks), "int32")
-        sizes = []
-        for number, subset in enumerate(self._subsets):
-            self._member[number, list(subset)] = 1.0
-            self._row[number, list(subset)] = len(sizes) + np.arange(len(subset))
-            sizes += [len(subset)] * len(subset)
-        self._row_sizes = tuple(sizes)
-
     def build(self, input_shape):
         if len(input_shape) != 2:
             raise ValueError(f"`inputs` must be [batch, dim]; received: shape={tuple(input_shape)}")
@@ -144,11 +132,11 @@ class RouteSupernet(keras.layers.Layer):
         for layer, stack in enumerate(self.subnetworks):
             stack.build((None, self.units) if layer == 0 else (None, self.num_subnetworks, self.units))
         self.gate_kernel = None
-        if self._has_gates:
+        if self.space.has_gates:
             self.gate_kernel = self.add_weight(
                 name="gate_kernel",
-                shape=(self.num_blocks * self._num_queries * len(self._row_sizes), self.units),
-                initializer=GlorotRows(self._row_sizes),
+                shape=(self.num_blocks * self.space.num_queries * len(self.space.row_sizes), self.units),
+                initializer=GlorotRows(self.space.row_sizes),
             )
         self.policy.build()
         self.route = self.add_weight(
@@ -175,16 +163,12 @@ class RouteSupernet(keras.layers.Layer):
                 optimizer.build([self.alpha])
         return self.search_optimizer
 
-    def num_values(self, numbers):
-        """How many values the blocks select in all, for the route with these numbers."""
-        return int(self._member[np.asarray(numbers) // self._num_queries].sum())
-
     def call(self, inputs, training=None):
         routes = ops.reshape(self.route, (self.num_blocks,))  # a tensor: Keras 2's variables lack some operations
         if not (training or self._sampled_in_force):
             routes = self.policy(routes)
-        subsets, queries = routes // self._num_queries, routes % self._num_queries
-        member = ops.take(self._member, subsets, axis=0)  # [blocks, subnetworks]
+        subsets, queries = routes // self.space.num_queries, routes % self.space.num_queries
+        member = ops.take(self.space.member, subsets, axis=0)  # [blocks, subnetworks]
         gates = self._gates(subsets, queries)
         root = self.stem(inputs, training=training)[:, 0]  # [batch, units]
         values, start = root, 0
@@ -207,8 +191,10 @@ class RouteSupernet(keras.layers.Layer):
         """Of all gate parameters those of the routes in force: `[blocks, subnetworks, units]`."""
         if self.gate_kernel is None:
             return None
-        block = np.arange(self.num_blocks, dtype="int32") * self._num_queries
-        rows = ops.expand_dims((block + queries) * len(self._row_sizes), 1) + ops.take(self._row, subsets, axis=0)
+        block = np.arange(self.num_blocks, dtype="int32") * self.space.num_queries
+        rows = ops.expand_dims((block + queries) * len(self.space.row_sizes), 1) + ops.take(
+            self.space.row, subsets, axis=0
+        )
         return ops.cast(ops.take(self.gate_kernel, rows, axis=0), self.compute_dtype)
 
     def _scores(self, root, hidden, gates, queries):
@@ -251,38 +237,11 @@ class RouteSupernet(keras.layers.Layer):
 
     def route_of(self, numbers):
         """The `Route` with the given route number in each block."""
-        reads_root = self._num_queries == 1
-        blocks = []
-        for number in numbers:
-            subset, query = divmod(int(number), self._num_queries)
-            blocks.append(Block(self._subsets[subset], None if reads_root else query))
-        return Route(self.num_tasks, self.num_layers, self.num_subnetworks, tuple(blocks))
+        return self.space.route_of(numbers)
 
     def numbers_of(self, route):
         """The route number of each block of a `Route`, as int32."""
-        mine = (self.num_tasks, self.num_layers, self.num_subnetworks)
-        theirs = (route.num_tasks, route.num_layers, route.num_subnetworks)
-        if mine != theirs:
-            raise ValueError(
-                "`route` must have the shape (num_tasks, num_layers, num_subnetworks) of the supernet, "
-                f"{mine}; received: {theirs}"
-            )
-        numbers = []
-        for position, block in enumerate(route.blocks):
-            query = block.query or 0
-            if self._num_queries > 1 and block.query is None and len(block.values) > 1:
-                raise ValueError(
-                    '`route` must have the queries of a supernet with query="previous"; '
-                    f"received: {route.name_of(position)} with query=None"
-                )
-            if self._num_queries == 1 and block.query is not None and len(block.values) > 1 and self._has_gates:
-                raise ValueError(
-                    '`route` must have the queries of a supernet with query="root"; '
-                    f"received: {route.name_of(position)} with query={block.query}"
-                )
-            subset = self._subsets.index(block.values)
-            numbers.append(subset * self._num_queries + (query if self._num_queries > 1 else 0))
-        return np.array(numbers, "int32")
+        return self.space.numbers_of(route)
 
     def set_route(self, route):
         """Puts a `Route` in force, in training steps and, as the most likely one, everywhere else."""
@@ -295,7 +254,8 @@ class RouteSupernet(keras.layers.Layer):
 
     def to_static(self):
         """The `StaticRoute` of the most likely route, with the weights found."""
-        route, numbers = self.derive(), self.numbers_of(self.derive())
+        route = self.derive()
+        numbers = self.numbers_of(route)
         static = StaticRoute(
             route,
             self.units,
@@ -314,14 +274,9 @@ class RouteSupernet(keras.layers.Layer):
             static.expert_levels[layer].inherit(stack, reached[layer])
             last = layer + 1 == self.num_layers
             readers = range(self.num_tasks) if last else reached[layer + 1]
-            rows = []
-            for reader in readers:
-                block = layer * self.num_subnetworks + reader
-                subset, query = divmod(int(numbers[block]), self._num_queries)
-                if len(self._subsets[subset]) > 1:
-                    first = (block * self._num_queries + query) * len(self._row_sizes)
-                    rows += [first + self._row[subset, member] for member in self._subsets[subset]]
-            if rows and self._has_gates:
+            blocks = [layer * self.num_subnetworks + reader for reader in readers]
+            rows = [row for block in blocks for row in self.space.gate_rows(block, numbers[block])]
+            if rows:
                 kernel = ops.take(self.gate_kernel, np.array(rows, "int32"), axis=0)
                 static.gate_levels[layer].kernel.assign(ops.transpose(kernel))
         return static
