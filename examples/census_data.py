@@ -12,6 +12,8 @@ import pyarrow.csv
 import tensorflow as tf
 from sklearn.metrics import roc_auc_score
 
+import mtl_layers as mtl
+
 COLUMNS = """age class_of_worker industry_code occupation_code education wage_per_hour enrolled_last_week marital_status
 major_industry major_occupation race hispanic_origin sex union_member unemployment_reason employment_status
 capital_gains capital_losses dividends tax_filer_status previous_region previous_state household_status
@@ -23,6 +25,7 @@ NUMERIC = ("age", "wage_per_hour", "capital_gains", "capital_losses", "dividends
 NOT_FEATURES = ("income", "marital_status", "instance_weight")
 FEATURES = tuple(name for name in COLUMNS if name not in NOT_FEATURES)
 TASKS = ("income", "never_married")
+SPECS = {name: mtl.features.Bucketized(40) if name in NUMERIC else mtl.features.Categorical() for name in FEATURES}
 BATCH = 512
 
 
@@ -52,11 +55,18 @@ def load(part):
     return {name: columns[name] for name in FEATURES}, labels
 
 
-def split(features, labels, seed=0):
-    """Halves rows at random: validation, then test."""
-    order = np.random.default_rng(seed).permutation(len(labels["income"]))
-    half = len(order) // 2
-    return [take(features, labels, rows) for rows in (order[:half], order[half:])]
+def load_parts(quick=False):
+    """Training, validation and test, each features and labels; with `quick` every twentieth row."""
+    training, judging = load("train"), load("test")
+    if quick:
+        training, judging = (take(*part, slice(None, None, 20)) for part in (training, judging))
+    return [training, *(take(*judging, rows) for rows in halves(len(judging[1]["income"])))]
+
+
+def halves(count, seed=0):
+    """Row numbers of two random halves: validation, then test."""
+    order = np.random.default_rng(seed).permutation(count)
+    return order[: count // 2], order[count // 2 :]
 
 
 def take(features, labels, rows):

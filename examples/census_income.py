@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import census_data
+import census_model
 import matplotlib
 import numpy as np
 import pyarrow as pa
@@ -41,25 +42,10 @@ ARCHITECTURES = {
 }
 
 
-def build(specs, sharing, tasks):
-    """Raw features -> embedding -> sharing layer -> towers."""
-    features = mtl.FeatureEmbedding(specs, width=8)
-    inputs = features.inputs()
-    outputs = mtl.Towers(dict.fromkeys(tasks, (32,)))(sharing(features(inputs)))
-    return keras.Model(inputs, outputs)
-
-
 def train(model, data, steps, epochs):
-    """Fits with Keras' progress bar; the learning rate falls along a cosine. Returns the seconds it took."""
-    schedule = keras.optimizers.schedules.CosineDecay(2e-3, steps * epochs)
-    model.compile(
-        keras.optimizers.Adam(schedule),
-        **mtl.losses.per_task(
-            dict.fromkeys(model.output, "binary_crossentropy"), {task: ["AUC"] for task in model.output}
-        ),
-    )
+    """Returns the seconds that training took."""
     start = time.perf_counter()
-    model.fit(data, epochs=epochs, verbose=1 if sys.stdout.isatty() else 2, shuffle=False)
+    census_model.fit(model, data, steps, epochs, metrics=["AUC"])
     return time.perf_counter() - start
 
 
@@ -88,12 +74,12 @@ def run_architectures(specs, training, validation, test, epochs):
     print("\n== Single-task pair: a model of half the size for each task, nothing shared")
     keras.utils.set_random_seed(0)
     rows["Single-task pair"] = evaluated(
-        *(build(specs, mtl.SharedBottom(1, hidden_units=(256, 64), dropout=0.1), [task]) for task in TASKS)
+        *(census_model.build(specs, mtl.SharedBottom(1, hidden_units=(256, 64), dropout=0.1), [task]) for task in TASKS)
     )
     for name, sharing in ARCHITECTURES.items():
         print(f"\n== {name}")
         keras.utils.set_random_seed(0)
-        models[name] = build(specs, sharing(), TASKS)
+        models[name] = census_model.build(specs, sharing(), TASKS)
         rows[name] = evaluated(models[name])
     return rows, models
 
@@ -171,11 +157,7 @@ def main():
     output.mkdir(parents=True, exist_ok=True)
 
     started = time.perf_counter()
-    training, judging = census_data.load("train"), census_data.load("test")
-    if arguments.quick:
-        training = census_data.take(*training, slice(None, None, 20))
-        judging = census_data.take(*judging, slice(None, None, 20))
-    validation, test = census_data.split(*judging)
+    training, validation, test = census_data.load_parts(arguments.quick)
     for labels in (training[1], validation[1], test[1]):
         mtl.losses.check_labels(TASKS, labels)
     print(
@@ -183,12 +165,7 @@ def main():
         f"test {len(test[1]['income']):,}; " + ", ".join(f"{t} {training[1][t].mean():.1%}" for t in TASKS)
     )
 
-    embedding = mtl.FeatureEmbedding(
-        {
-            name: mtl.features.Bucketized(40) if name in census_data.NUMERIC else mtl.features.Categorical()
-            for name in census_data.FEATURES
-        }
-    )
+    embedding = mtl.FeatureEmbedding(census_data.SPECS)
     embedding.adapt(training[0])  # once, for all models
     rows, models = run_architectures(embedding.features, training, validation, test, epochs=1 if arguments.quick else 6)
     chosen = max(models, key=lambda name: sum(rows[name]["validation"].values()))

@@ -10,11 +10,11 @@ this data set cannot tell them apart. benchmarks/quality compares methods over m
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
 import census_data
+import census_model
 import matplotlib
 
 import mtl_layers as mtl
@@ -27,22 +27,6 @@ import matplotlib.pyplot as plt
 TASKS = census_data.TASKS
 
 
-def build(specs, sharing):
-    """Raw features -> embedding -> sharing layer -> towers."""
-    features = mtl.FeatureEmbedding(specs, width=8)
-    inputs = features.inputs()
-    model = keras.Model(inputs, mtl.Towers(dict.fromkeys(TASKS, (32,)))(sharing(features(inputs))))
-    return model
-
-
-def fit(model, data, steps, epochs, callbacks=()):
-    """Trains with Keras' progress bar; the learning rate falls along a cosine."""
-    schedule = keras.optimizers.schedules.CosineDecay(2e-3, steps * epochs)
-    model.compile(keras.optimizers.Adam(schedule), **mtl.losses.per_task(dict.fromkeys(TASKS, "binary_crossentropy")))
-    verbose = 1 if sys.stdout.isatty() else 2
-    return model.fit(data, epochs=epochs, verbose=verbose, shuffle=False, callbacks=list(callbacks)).history
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, default=Path("build/route_search"))
@@ -53,32 +37,23 @@ def main():
     epochs = 1 if arguments.quick else 6
 
     started = time.perf_counter()
-    training, judging = census_data.load("train"), census_data.load("test")
-    if arguments.quick:
-        training = census_data.take(*training, slice(None, None, 20))
-        judging = census_data.take(*judging, slice(None, None, 20))
-    validation, test = census_data.split(*judging)
+    training, validation, test = census_data.load_parts(arguments.quick)
     data = census_data.batches(*training, shuffle=True)
     steps = -(-len(training[1]["income"]) // census_data.BATCH)
-    embedding = mtl.FeatureEmbedding(
-        {
-            name: mtl.features.Bucketized(40) if name in census_data.NUMERIC else mtl.features.Categorical()
-            for name in census_data.FEATURES
-        }
-    )
+    embedding = mtl.FeatureEmbedding(census_data.SPECS)
     embedding.adapt(training[0])
 
     print("\n== search")
     keras.utils.set_random_seed(0)
     supernet = mtl.RouteSupernet(2, num_layers=2, num_subnetworks=4, units=64, dropout=0.1)
-    searched = build(embedding.features, supernet)
+    searched = census_model.build(embedding.features, supernet, TASKS)
     search = mtl.RouteSearch(
         census_data.batches(*validation),
         reward="auc",
         uniform_training=True,  # the sub-networks of every route get their share of training
         start_step=steps * epochs // 3,  # rewards of untrained routes are noise
     )
-    history = fit(searched, data, steps, epochs, [search])
+    history = census_model.fit(searched, data, steps, epochs, callbacks=[search])
     route = supernet.derive()
     print(f"\n{route}\n")
     (output / "route.json").write_text(route.to_json() + "\n", encoding="utf-8")
@@ -88,8 +63,8 @@ def main():
 
     print("== the route trained anew")
     keras.utils.set_random_seed(0)
-    retrained = build(embedding.features, mtl.StaticRoute(route, units=64, dropout=0.1))
-    fit(retrained, data, steps, epochs)
+    retrained = census_model.build(embedding.features, mtl.StaticRoute(route, units=64, dropout=0.1), TASKS)
+    census_model.fit(retrained, data, steps, epochs)
 
     candidates = {"inherited": mtl.freeze(searched), "retrained": mtl.freeze(retrained)}
     scores = {

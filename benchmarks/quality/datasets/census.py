@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-import mtl_layers as mtl
 from benchmarks.quality.datasets import Dataset
 
 sys.path.append(str(Path(__file__).resolve().parents[3] / "examples"))
@@ -22,17 +21,13 @@ def load(directory, seed):
     """Comes from a package: `directory` is not used."""
     parts = {part: census_data.load(part) for part in ("train", "test")}
     training = len(parts["train"][1]["income"])
-    held_out = training + np.random.default_rng(0).permutation(len(parts["test"][1]["income"]))
-    half = len(held_out) // 2
+    validation, test = census_data.halves(len(parts["test"][1]["income"]))
     return Dataset(
         features={k: np.concatenate([parts[p][0][k] for p in parts]) for k in census_data.FEATURES},
-        specs={
-            name: mtl.features.Bucketized(40) if name in census_data.NUMERIC else mtl.features.Categorical()
-            for name in census_data.FEATURES
-        },
+        specs=census_data.SPECS,
         labels={task: np.concatenate([parts[p][1][task] for p in parts]) for task in census_data.TASKS},
         kinds=dict.fromkeys(census_data.TASKS, "binary"),
-        split={"train": np.arange(training), "validation": held_out[:half], "test": held_out[half:]},
+        split={"train": np.arange(training), "validation": training + validation, "test": training + test},
         width=8,
         epochs=8,
     )
