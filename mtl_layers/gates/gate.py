@@ -25,6 +25,9 @@ class Gate(keras.layers.Layer):
     Output shape: `[batch, num_gates, num_experts]`; 0 for an expert that a gate does not read.
     """
 
+    weighs_one = False
+    """Whether a gate over a single expert gives it a weight of its own, and not always 1."""
+
     def __init__(
         self,
         num_experts=None,
@@ -61,18 +64,58 @@ class Gate(keras.layers.Layer):
         # Scores lie side by side in one kernel: gate 0's, gate 1's, ... A gate over one expert has nothing to learn.
         self._columns, width = [], 0
         for experts in reads:
-            size = len(experts) if len(experts) > 1 else 0
+            size = self.num_scores(len(experts)) if len(experts) > 1 else 0
             self._columns.append(tuple(range(width, width + size)))
             width += size
         self._width = width
+        self.asks = width > 0  # whether weights depend on the query
         self.read = np.zeros((self.num_gates, self.num_experts), "float32")
-        self._position = np.full((self.num_gates, self.num_experts), width, "int32")  # `width` is a column of zeros
+        self._position = np.full((self.num_gates, self.num_slots), width, "int32")  # `width` is a column of zeros
         for gate, experts in enumerate(reads):
             self.read[gate, list(experts)] = 1.0
             if self._columns[gate]:
-                self._position[gate, list(experts)] = self._columns[gate]
+                self._position[gate, self.slots(experts)] = self._columns[gate]
+
+    def check_k(self, k):
+        """Refuses a number of experts to keep that is larger than the number that some gate reads."""
+        fewest = min(len(experts) for experts in self.expert_reads)
+        if k > fewest:
+            raise ValueError(
+                f"`k` must be at most the number of experts that each gate reads ({fewest}); received: k={k}"
+            )
+
+    def num_scores(self, num_read):
+        """How many scores a gate has that reads so many experts."""
+        return num_read
+
+    @property
+    def num_slots(self):
+        """Number of places for the scores of a gate, as `normalize` gets them."""
+        return self.num_experts
+
+    def slots(self, experts):
+        """The places of the scores of a gate that reads these experts; scores of other places are 0."""
+        return list(experts)
 
     def build(self, input_shape):
+        self._check_input_shape(input_shape)
+        self._add_kernel(input_shape[-1])
+        self.built = True
+
+    def _add_kernel(self, dim, **kwargs):
+        self.kernel = self.bias = None
+        if self._width:
+            self.kernel = self.add_weight(
+                name="kernel",
+                shape=(dim, self._width),
+                initializer=SideBySide(self.kernel_initializer, [len(c) for c in self._columns if c]),
+                regularizer=self.kernel_regularizer,
+                **kwargs,
+            )
+            if self.use_bias:
+                self.bias = self.add_weight(name="bias", shape=(self._width,), initializer="zeros")
+
+    def _check_input_shape(self, input_shape):
         if self.num_experts is None:
             raise ValueError("`num_experts` must be given before a gate is used; received: num_experts=None")
         if len(input_shape) not in (2, 3) or (len(input_shape) == 3 and input_shape[1] != self.num_gates):
@@ -80,51 +123,60 @@ class Gate(keras.layers.Layer):
                 "`inputs` must be [batch, dim] or [batch, num_gates, dim]; "
                 f"received: shape={tuple(input_shape)}, num_gates={self.num_gates}"
             )
-        self.kernel = self.bias = None
-        if self._width:
-            self.kernel = self.add_weight(
-                name="kernel",
-                shape=(input_shape[-1], self._width),
-                initializer=SideBySide(self.kernel_initializer, [len(c) for c in self._columns if c]),
-                regularizer=self.kernel_regularizer,
-            )
-            if self.use_bias:
-                self.bias = self.add_weight(name="bias", shape=(self._width,), initializer="zeros")
-        self.built = True
 
     def call(self, inputs):
-        if self.kernel is None:
-            equal = self.read / self.read.sum(axis=1, keepdims=True)
-            return ops.broadcast_to(
-                ops.cast(equal, self.compute_dtype), (ops.shape(inputs)[0], self.num_gates, self.num_experts)
-            )
+        if not self.asks:
+            return self._for_every_row(self.constant_weights(), inputs)
         # Softmax in float32: bfloat16 has 8 bits, and gates live on small differences.
-        scores = ops.cast(self._scores(inputs), "float32")  # [batch, gates, experts]
+        scores = ops.cast(self._scores(inputs), "float32")  # [batch, gates, slots]
         return ops.cast(self.normalize(scores, self.read), self.compute_dtype)
 
+    def _for_every_row(self, weights, inputs):
+        shape = (ops.shape(inputs)[0], self.num_gates, self.num_experts)
+        return ops.broadcast_to(ops.cast(weights, self.compute_dtype), shape)
+
     def _scores(self, inputs):
-        everywhere = self._width == self.num_gates * self.num_experts and self.reads is None
+        everywhere = self._width == self.num_gates * self.num_slots and self.reads is None
         if len(inputs.shape) == 2:
             scores = ops.matmul(inputs, self.kernel)  # [batch, width]
             if self.bias is not None:
                 scores = scores + self.bias
             if everywhere:
-                return ops.reshape(scores, (-1, self.num_gates, self.num_experts))
+                return ops.reshape(scores, (-1, self.num_gates, self.num_slots))
             return ops.take(ops.pad(scores, ((0, 0), (0, 1))), self._position, axis=1)
         kernel = ops.take(ops.pad(ops.convert_to_tensor(self.kernel), ((0, 0), (0, 1))), self._position, axis=1)
         queries = ops.transpose(inputs, (1, 0, 2))  # [gates, batch, dim]
         scores = ops.matmul(queries, ops.transpose(ops.cast(kernel, inputs.dtype), (1, 0, 2)))
-        scores = ops.transpose(scores, (1, 0, 2))  # [batch, gates, experts]
+        scores = ops.transpose(scores, (1, 0, 2))  # [batch, gates, slots]
         if self.bias is not None:
             scores = scores + ops.take(ops.pad(ops.convert_to_tensor(self.bias), ((0, 1),)), self._position)
         return scores
 
     def normalize(self, scores, read):
-        """Weights from float32 scores `[batch, gates, experts]`; `read` is 1 where a gate reads an expert."""
+        """Weights from float32 scores `[batch, gates, slots]`; `read` is 1 where a gate reads an expert."""
         raise NotImplementedError
+
+    def constant_weights(self):
+        """The weights `[gates, experts]` of gates that ask nothing, in float32."""
+        return self.read / self.read.sum(axis=1, keepdims=True)
+
+    def live_reads(self):
+        """For each gate, the experts that it reads and does not always give the weight 0 (or one of those)."""
+        if self.asks:
+            return self.expert_reads
+        weights = ops.convert_to_numpy(self.constant_weights())
+        return tuple(
+            tuple(expert for expert in experts if row[expert] != 0) or experts[:1]
+            for experts, row in zip(self.expert_reads, weights, strict=True)
+        )
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], self.num_gates, self.num_experts)
+
+    @property
+    def num_asking(self):
+        """How many of the gates give weights that depend on the query."""
+        return sum(1 for columns in self._columns if columns) if self.asks else 0
 
     def wire(self, num_experts, reads, **kwargs):
         """Returns an unbuilt gate of the same kind over `num_experts` experts, one gate per entry of `reads`."""
@@ -135,10 +187,15 @@ class Gate(keras.layers.Layer):
         config.update({"dtype": self.dtype_policy, **kwargs})
         return type(self)(**config)  # `from_config` would wrap an error of ours into Keras' own
 
+    def frozen(self):
+        """The prototype of the gates that take this gate's place in a frozen layer, over its live experts only."""
+        return self
+
     def inherit(self, source, gate):
         """Takes over the weights of one gate of `source`, for a layer that consists of that gate alone."""
-        for mine, theirs in zip(self.weights, source.weights, strict=True):
-            mine.assign(ops.take(theirs, list(source._columns[gate]), axis=-1))
+        for mine, theirs in ((self.kernel, source.kernel), (self.bias, source.bias)):
+            if mine is not None:
+                mine.assign(ops.take(theirs, list(source._columns[gate]), axis=-1))
 
     def get_config(self):
         return {

@@ -45,11 +45,7 @@ class TopKGate(Gate):
 
     def _plan(self):
         super()._plan()
-        fewest = min(len(experts) for experts in self.expert_reads)
-        if self.k > fewest:
-            raise ValueError(
-                f"`k` must be at most the number of experts that each gate reads ({fewest}); received: k={self.k}"
-            )
+        self.check_k(self.k)
 
     def normalize(self, scores, read):
         if not read.all():
