@@ -51,6 +51,8 @@ def main():
         census_data.batches(*validation),
         reward="auc",
         uniform_training=True,  # the sub-networks of every route get their share of training
+        routes_per_step=4,  # compared on one validation batch, they need no baseline from others
+        per_task_credit=True,  # a block answers for the tasks that depend on it
         start_step=steps * epochs // 3,  # rewards of untrained routes are noise
     )
     history = census_model.fit(searched, data, steps, epochs, callbacks=[search])
@@ -66,6 +68,16 @@ def main():
     retrained = census_model.build(embedding.features, mtl.StaticRoute(route, units=64, dropout=0.1), TASKS)
     census_model.fit(retrained, data, steps, epochs)
 
+    print("\n== MMoE, to see its gates beside the route")
+    keras.utils.set_random_seed(0)
+    mmoe = census_model.build(embedding.features, mtl.MMoE(2, num_experts=4, hidden_units=(64,), dropout=0.1), TASKS)
+    census_model.fit(mmoe, data, steps, 1 if arguments.quick else 2)
+    gates = mtl.analysis.gate_utilisation(mmoe, census_data.batches(validation[0]))
+    figure, axes = plt.subplots(1, 4, figsize=(13, 3), layout="constrained")
+    mtl.analysis.plot_task_relations(training[1], route, axes[:2])
+    mtl.analysis.plot_gates_beside_route(gates[-1], route, axes[2:], TASKS)
+    figure.savefig(output / "sharing.png", dpi=120)
+
     candidates = {"inherited": mtl.freeze(searched), "retrained": mtl.freeze(retrained)}
     scores = {
         name: census_data.aucs(model.predict(census_data.batches(validation[0]), verbose=0), validation[1])
@@ -73,6 +85,7 @@ def main():
     }
     chosen = max(scores, key=lambda name: sum(scores[name].values()))
     result = census_data.aucs(candidates[chosen].predict(census_data.batches(test[0]), verbose=0), test[1])
+    print(f"\nwhat freezing the searched model removed:\n{candidates['inherited'].freeze_report}")
     print(f"\nvalidation AUC: {scores}\nchosen on validation: {chosen}, test AUC {result}\n")
 
     version = serving.export(candidates[chosen], output / "model")
@@ -87,7 +100,8 @@ def main():
         "seconds": time.perf_counter() - started,
     }
     (output / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    print(f"everything is in {output} after {report['seconds']:.0f} seconds: route.json, route.png, report.json")
+    files = "route.json, route.png, sharing.png, report.json, model"
+    print(f"everything is in {output} after {report['seconds']:.0f} seconds: {files}")
 
 
 if __name__ == "__main__":

@@ -4,26 +4,37 @@ from mtl_layers import analysis, features, losses, towers
 from mtl_layers.embedding import FeatureEmbedding
 from mtl_layers.experts import Experts
 from mtl_layers.freeze import freeze
-from mtl_layers.gates import SoftmaxGate, TopKGate
-from mtl_layers.search import RouteSearch
+from mtl_layers.gates import DSelectKGate, SoftmaxGate, TopKGate
+from mtl_layers.search import RouteSearch, SparseSharingPruner
 from mtl_layers.sharing import (
     CGC,
     PLE,
+    AdaTT,
+    CrossStitch,
+    GumbelMatrix,
+    L2Constrained,
     MMoE,
     MultiLayerMMoE,
     OMoE,
     Route,
     RouteSupernet,
     SharedBottom,
+    SparseSharing,
     StaticRoute,
+    TensorFactorization,
 )
 from mtl_layers.towers import Towers
 
 __all__ = [
     "CGC",
     "PLE",
+    "AdaTT",
+    "CrossStitch",
+    "DSelectKGate",
     "Experts",
     "FeatureEmbedding",
+    "GumbelMatrix",
+    "L2Constrained",
     "MMoE",
     "MultiLayerMMoE",
     "OMoE",
@@ -32,7 +43,10 @@ __all__ = [
     "RouteSupernet",
     "SharedBottom",
     "SoftmaxGate",
+    "SparseSharing",
+    "SparseSharingPruner",
     "StaticRoute",
+    "TensorFactorization",
     "TopKGate",
     "Towers",
     "analysis",

@@ -29,6 +29,15 @@ def check_rate(name, value):
     return float(value)
 
 
+def check_number(name, value, minimum=0.0, maximum=None):
+    """Returns a finite number that is at least `minimum`, and at most `maximum` where there is one."""
+    legal = isinstance(value, Real) and not isinstance(value, bool) and minimum <= value < float("inf")
+    if not legal or (maximum is not None and value > maximum):
+        rule = f"a number of at least {minimum:g}" if maximum is None else f"in [{minimum:g}, {maximum:g}]"
+        raise ValueError(f"`{name}` must be {rule}; received: {name}={value!r}")
+    return float(value)
+
+
 def check_indexes(name, value, size):
     """Returns distinct indexes below `size` as a tuple; None stands for all of them."""
     if value is None:

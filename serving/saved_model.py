@@ -10,10 +10,10 @@ from pathlib import Path
 import tensorflow as tf
 
 from mtl_layers._keras import BACKEND, keras
+from mtl_layers._multiply_adds import graph_multiply_adds
 from mtl_layers.freeze import freeze, trace
 from mtl_layers.towers import Towers
 from serving.exporting.manifest import write_manifest
-from serving.exporting.multiply_adds import multiply_adds
 from serving.exporting.parsing import parsing_spec
 from serving.exporting.warmup import write_warmup_requests
 from serving.versions import find_versions
@@ -67,7 +67,7 @@ def export(model, directory, tasks=None, *, version=None, warmup=None, batch_siz
         staging.chmod(0o755)  # mkdtemp's 0700 would lock out a server that runs as another user
         _write(functions, model, staging)
         write_warmup_requests(staging, functions, warmup, batch_sizes)
-        counts = {name: multiply_adds(function) for name, function in functions.items()}
+        counts = {name: graph_multiply_adds(f.get_concrete_function().graph) for name, f in functions.items()}
         write_manifest(staging, version, views[DEFAULT], [n for n in views if n != DEFAULT], functions, counts)
         _sync(staging)
         try:

@@ -13,6 +13,7 @@ import mtl_layers as mtl
 from mtl_layers._keras import keras
 
 F = mtl.features
+LAYERS = keras.layers
 L2 = keras.regularizers.L2
 
 # Every argument of a row is another than its default, so that a config that forgets one cannot pass.
@@ -112,6 +113,28 @@ ROWS = {
         5 * (4 + 3),
         unmoved=("kernel",),
     ),
+    "DSelectKGate": Row(
+        lambda **kw: mtl.DSelectKGate(
+            3,
+            5,
+            2,
+            gamma=2.0,
+            entropy=0.1,
+            use_bias=True,
+            kernel_initializer="he_normal",
+            kernel_regularizer=L2(1e-3),
+            **kw,
+        ),
+        (5,),
+        (2, 5),
+        (5 + 1) * 2 * 3 * (3 + 1),  # three selectors, each with three bits and a share
+    ),
+    "DSelectKGate over some experts, static": Row(
+        lambda **kw: mtl.DSelectKGate(1, 5, 3, reads=((4, 0), (1,), (3, 0, 1)), static=True, **kw),
+        (3, 5),
+        (3, 5),
+        1 + 0 + 2,
+    ),
     "SharedBottom": Row(
         lambda **kw: mtl.SharedBottom(3, (6, 4), **EXPERTS, **kw), (5,), (3, 4), (5 + 1) * 6 + (6 + 1) * 4
     ),
@@ -156,6 +179,130 @@ ROWS = {
     "PLE without shared experts": Row(
         lambda **kw: mtl.PLE(3, 2, 1, 0, (6,), use_bias=False, **kw), (5,), (3, 6), 3 * 5 * 6 + 3 * 6 * 6
     ),
+    "CrossStitch": Row(
+        lambda **kw: mtl.CrossStitch(3, (6, 4), 0.7, **EXPERTS, **kw),
+        (5,),
+        (3, 4),
+        3 * ((5 + 1) * 6 + (6 + 1) * 4) + 2 * 3 * 3,
+    ),
+    "CrossStitch with an input each and fixed stitches": Row(
+        lambda **kw: mtl.CrossStitch(3, (6,), learn_stitches=False, use_bias=False, **kw), (3, 5), (3, 6), 3 * 5 * 6
+    ),
+    "GumbelMatrix": Row(
+        lambda **kw: mtl.GumbelMatrix(
+            3,
+            (4, 2),
+            ((6,), (4,)),
+            p_init=0.9,
+            temperature=0.7,
+            logit_speed=2.0,
+            budget=0.5,
+            budget_weight=0.3,
+            entropy_weight=0.1,
+            allow_empty=True,
+            seed=5,
+            **EXPERTS,
+            **kw,
+        ),
+        (5,),
+        (3, 4),
+        4 * (5 + 1) * 6 + 2 * (6 + 1) * 4 + 3 * (4 + 2),
+    ),
+    "GumbelMatrix with an input each, without bias": Row(
+        lambda **kw: mtl.GumbelMatrix(3, 2, (6,), use_bias=False, **kw), (3, 5), (3, 6), 2 * 5 * 6 + 3 * 2
+    ),
+    # Often active, since a layer that no task uses in the one step of the test does not move.
+    "GumbelMatrix of any layers": Row(
+        lambda **kw: mtl.GumbelMatrix(
+            2,
+            components=[
+                [LAYERS.Dense(6), keras.Sequential([LAYERS.Dense(6)]), LAYERS.Dense(6, "tanh")],
+                [LAYERS.Dense(4), LAYERS.Dense(4, use_bias=False)],
+            ],
+            after=[LAYERS.LayerNormalization(), None],
+            p_init=0.97,
+            temperature=keras.optimizers.schedules.PolynomialDecay(5.0, 10, 0.5),
+            seed=1,
+            **kw,
+        ),
+        (5,),
+        (2, 4),
+        3 * (5 + 1) * 6 + 2 * 6 + (6 + 1) * 4 + 6 * 4 + 2 * (3 + 2),
+    ),
+    "GumbelMatrix on images": Row(
+        lambda **kw: mtl.GumbelMatrix(
+            2,
+            components=[
+                LAYERS.Conv2D(3, 3, padding="same"),
+                LAYERS.AveragePooling2D(3, 1, "same"),
+                LAYERS.Activation("linear"),
+                keras.Sequential([LAYERS.Conv2D(4, 1), LAYERS.Conv2D(3, (1, 5), padding="same")]),
+            ],
+            after=LAYERS.Flatten(),
+            p_init=0.97,
+            seed=1,
+            **kw,
+        ),
+        (4, 5, 3),
+        (2, 4 * 5 * 3),
+        (9 * 3 + 1) * 3 + (3 + 1) * 4 + (5 * 4 + 1) * 3 + 2 * 4,
+    ),
+    "L2Constrained": Row(
+        lambda **kw: mtl.L2Constrained(3, (6, 4), 0.05, **EXPERTS, **kw),
+        (5,),
+        (3, 4),
+        3 * ((5 + 1) * 6 + (6 + 1) * 4),
+    ),
+    "L2Constrained with an input each": Row(
+        lambda **kw: mtl.L2Constrained(3, (6,), use_bias=False, **kw), (3, 5), (3, 6), 3 * 5 * 6
+    ),
+    "SparseSharing": Row(
+        lambda **kw: mtl.SparseSharing(3, (6, 6, 4), **EXPERTS, **kw),
+        (5,),
+        (3, 4),
+        (5 + 1) * 6 + (6 + 1) * 6 + (6 + 1) * 4,
+    ),
+    "SparseSharing with an input each, without bias": Row(
+        lambda **kw: mtl.SparseSharing(3, (6,), use_bias=False, **kw), (3, 5), (3, 6), 5 * 6
+    ),
+    "TensorFactorization": Row(
+        lambda **kw: mtl.TensorFactorization(
+            3,
+            ((2, 3, 2), (4, 2, 1)),
+            (6, 4),
+            activation="tanh",
+            dropout=0.1,
+            bias_initializer=keras.initializers.Constant(0.5),
+            factor_regularizer=L2(1e-3),
+            bias_regularizer=L2(1e-2),
+            **kw,
+        ),
+        (5,),
+        (3, 4),
+        (5 * 2 + 2 * 3 * 2 + 6 * 3 + 3 * 2 + 3 * 6) + (6 * 4 + 4 * 2 * 1 + 4 * 2 + 3 * 1 + 3 * 4),
+    ),
+    "TensorFactorization with an input each": Row(
+        lambda **kw: mtl.TensorFactorization(3, (5, 2, 3), (6,), use_bias=False, **kw),
+        (3, 5),
+        (3, 6),
+        5 * 5 + 5 * 2 * 3 + 6 * 2 + 3 * 3,
+    ),
+    "AdaTT": Row(
+        lambda **kw: mtl.AdaTT(2, 3, ((3, 1), 2, 1), (2, 1, 1), ((6,), (7, 4), (3,)), **EXPERTS, **kw),
+        (5,),
+        (2, 3),
+        (3 + 1 + 2) * ((5 + 1) * 6 + 5 * 3)
+        + (3 + 0 + 2)  # native weights; a single native expert has none
+        + (2 + 2 + 1) * ((6 + 1) * 7 + (7 + 1) * 4 + 6 * 3)
+        + (2 + 2 + 0)
+        + (1 + 1 + 1) * ((4 + 1) * 3 + 4 * 2),
+    ),
+    "AdaTT with an input each": Row(
+        lambda **kw: mtl.AdaTT(3, 1, ((2, 0, 1),), 0, (6,), use_bias=False, **kw),
+        (3, 5),
+        (3, 6),
+        3 * (5 * 6 + 5 * 3) + 2,
+    ),
     # Values 0 and 2 of layer 1 and nothing of value 1 of layer 2: what is not reached has no weights.
     "StaticRoute": Row(
         lambda **kw: mtl.StaticRoute(
@@ -167,6 +314,12 @@ ROWS = {
     ),
     "StaticRoute with mean pooling": Row(
         lambda **kw: mtl.StaticRoute(mtl.Route.mmoe(2, 1, 3), 6, "mean", **kw), (5,), (2, 6), (5 + 1) * 6 + 3 * 42
+    ),
+    "StaticRoute without an input layer": Row(
+        lambda **kw: mtl.StaticRoute(mtl.Route.mmoe(2, 1, 3), 6, input_layer=False, **kw),
+        (5,),
+        (2, 6),
+        3 * (5 + 1) * 6 + 2 * 3 * 5,
     ),
     # The subsets of 3 have 12 members in all: so many rows of gate kernel for each of 3 queries and 3 + 2 blocks.
     "RouteSupernet": Row(
@@ -180,6 +333,12 @@ ROWS = {
         (5,),
         (2, 6),
         (5 + 1) * 6 + 3 * (6 + 1) * 6 + 2 * 12 * 6,
+    ),
+    "RouteSupernet without an input layer": Row(
+        lambda **kw: mtl.RouteSupernet(2, 1, 3, 6, "root", input_layer=False, **kw),
+        (5,),
+        (2, 6),
+        3 * (5 + 1) * 6 + 2 * 12 * 5,
     ),
     "RouteSupernet with mean pooling": Row(
         lambda **kw: mtl.RouteSupernet(2, 1, 3, 6, "root", "mean", **kw),

@@ -37,14 +37,16 @@ def gate(layer, block, values, query):
     first = (block * queries + (query or 0)) * rows_per_query
     for subset in subsets:
         if subset == tuple(values):
-            return array(layer.gate_kernel)[first : first + len(subset)]
+            return array(layer.gates.kernel)[first : first + len(subset)]
         first += len(subset)
     raise ValueError(f"no such subset: {values}")
 
 
 def supernet(layer, route, x, activation=relu):
     """What `layer`, a `RouteSupernet`, has to give for a route: [B, T, U]."""
-    root = activation(x @ array(layer.stem.kernels[0])[0] + array(layer.stem.biases[0])[0, 0])
+    root = x
+    if layer.stem is not None:
+        root = activation(x @ array(layer.stem.kernels[0])[0] + array(layer.stem.biases[0])[0, 0])
     inputs, block = [root] * route.num_subnetworks, 0
     for depth in range(route.num_layers):
         kernels, biases = array(layer.subnetworks[depth].kernels[0]), array(layer.subnetworks[depth].biases[0])

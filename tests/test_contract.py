@@ -11,6 +11,7 @@ from layer_table import NAMES, ROWS, with_batch
 
 import mtl_layers as mtl
 from mtl_layers._keras import keras, ops
+from mtl_layers.gates import Gate
 
 EAGER = 5  # one batch size for all eager calls: JAX compiles each operation for each new shape
 every_row = pytest.mark.parametrize("name", NAMES)
@@ -206,7 +207,7 @@ def test_there_is_no_lambda_inside(trained):
 
 def test_frozen_it_gives_the_same_numbers(trained):
     row, _, layer, _ = trained
-    if isinstance(layer, mtl.Experts | mtl.SoftmaxGate | mtl.TopKGate | mtl.FeatureEmbedding):
+    if isinstance(layer, mtl.Experts | Gate | mtl.FeatureEmbedding):
         assert not hasattr(layer, "freeze")  # nothing in these depends on the task
         return
     x = row.batch(EAGER, seed=4)

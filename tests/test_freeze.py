@@ -20,10 +20,17 @@ LAYERS = {
     "OMoE": lambda: mtl.OMoE(3, 2, (4,)),
     "MMoE": lambda: mtl.MMoE(3, 4, (4, 3), dropout=0.2),
     "MMoE top 2": lambda: mtl.MMoE(3, 4, (4,), gate=mtl.TopKGate(k=2, use_bias=True)),
+    "MMoE DSelect-k": lambda: mtl.MMoE(3, 4, (4,), gate=mtl.DSelectKGate(k=2, use_bias=True)),
+    "MMoE static DSelect-k": lambda: mtl.MMoE(3, 4, (4,), gate=mtl.DSelectKGate(k=2, static=True)),
+    "PLE static DSelect-k": lambda: mtl.PLE(3, 2, 1, 1, (4,), gate=mtl.DSelectKGate(k=2, static=True)),
     "CGC": lambda: mtl.CGC(3, (2, 0, 1), 2, (4,)),
     "CGC alone": lambda: mtl.CGC(3, 1, 0, (4,)),
     "PLE": lambda: mtl.PLE(3, 2, ((2, 1, 1), (1, 2, 0)), (1, 2), ((4,), (3,))),
     "MultiLayerMMoE": lambda: mtl.MultiLayerMMoE(3, 2, (3, 2), (4,)),
+    "CrossStitch": lambda: mtl.CrossStitch(3, (4, 3), dropout=0.2),
+    "AdaTT": lambda: mtl.AdaTT(3, 2, ((2, 1, 0), 1), (1, 2), ((4,), (3,))),
+    "TensorFactorization": lambda: mtl.TensorFactorization(3, ((3, 2, 2), (4, 3, 1)), (4, 3), dropout=0.2),
+    "L2Constrained": lambda: mtl.L2Constrained(3, (4, 3), kernel_regularizer="l2"),
 }
 
 

@@ -51,6 +51,39 @@ def test_there_is_an_entry_for_every_level(rng):
         np.testing.assert_allclose(level.mean.sum(axis=1), 1, atol=1e-6)
 
 
+def test_a_supernet_and_its_static_form_show_the_gates_of_the_most_likely_route(rng):
+    route = mtl.Route(2, 2, 3, [((0, 2), 1), ((1,), None), ((0, 1), 0), ((0, 1), 1), ((0,), None)])
+    supernet = mtl.RouteSupernet(2, 2, 3, 4)
+    model = model_with(supernet)
+    for weight in supernet.trainable_weights:
+        weight.assign(rng.normal(size=tuple(weight.shape)).astype("float32"))
+    supernet.set_route(route)
+    x = rng.normal(size=(9, 6)).astype("float32")
+    lower, upper = mtl.analysis.gate_utilisation(model, [x[:4], x[4:]])
+    np.testing.assert_array_equal(lower.read, [[True, False, True], [False, True, False], [True, True, False]])
+    np.testing.assert_array_equal(upper.read, [[True, True, False], [True, False, False]])
+    below = keras.Model(model.input, supernet.input)
+    weights = [ops.convert_to_numpy(level) for level in supernet.gate_weights(below(x))]
+    for level, expected in zip((lower, upper), weights, strict=True):
+        np.testing.assert_allclose(level.mean, expected.mean(axis=0), atol=1e-6)
+        np.testing.assert_allclose(level.std, expected.std(axis=0), atol=1e-6)
+        assert (level.mean[~level.read] == 0).all() and level.std.max() > 0.01
+    figure, axes = plt.subplots()
+    mtl.analysis.plot_gate_utilisation(upper, ["a", "b"], axes)
+    np.testing.assert_allclose(sorted(p.get_height() for p in axes.patches), sorted(upper.mean[upper.read]))
+    plt.close(figure)
+
+    static = supernet.to_static()  # without sub-network 2 of layer 2, which nobody reaches, and the gate before it
+    levels = mtl.analysis.gate_utilisation(with_the_layers_of(model, static), x)
+    np.testing.assert_allclose(levels[0].mean, lower.mean[:2], atol=1e-6)
+    np.testing.assert_allclose(levels[1].mean, upper.mean[:, :2], atol=1e-6)
+
+
+def with_the_layers_of(model, sharing):
+    """The same layer below, another sharing layer, and towers of any kind."""
+    return keras.Model(model.input, mtl.Towers({"a": (), "b": ()})(sharing(model.layers[1].output)))
+
+
 def test_the_figure_has_a_bar_for_every_expert_that_is_read(rng):
     model = model_with(mtl.CGC(2, (2, 1), 1, (3,)))
     (level,) = mtl.analysis.gate_utilisation(model, rng.normal(size=(9, 6)).astype("float32"))

@@ -10,6 +10,7 @@ ORDER = (
     "_keras",
     "_checks",
     "_initializers",
+    "_multiply_adds",
     "features",
     "embedding",
     "experts",
@@ -19,6 +20,7 @@ ORDER = (
     "losses",
     "optimizers",
     "search",
+    "freeze_report",
     "freeze",
     "analysis",
 )

@@ -27,7 +27,9 @@ def test_a_route_is_searched_drawn_frozen_and_exported(tmp_path):
     route = mtl.Route.from_json((tmp_path / "route.json").read_text())
     assert str(route) in done.stdout
     assert json.loads(route.to_json()) == report["route"]
-    assert (tmp_path / "route.png").read_bytes().startswith(b"\x89PNG")
+    for figure in ("route.png", "sharing.png"):
+        assert (tmp_path / figure).read_bytes().startswith(b"\x89PNG")
+    assert "what freezing the searched model removed:\nlayer " in done.stdout
     scores = {name: sum(each.values()) for name, each in report["validation"].items()}
     assert report["chosen"] == max(scores, key=scores.get)
     assert report["test"]["never_married"] > 0.8

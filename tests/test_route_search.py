@@ -57,13 +57,22 @@ def a_callable(labels, predictions):
 
 
 @pytest.mark.parametrize(
-    ("reward", "decay", "cost"), [("auc", 0.9, 0.0), ("loss", 0.9, 0.01), ("loss", 0.0, 0.0), (a_callable, 0.5, 0.02)]
+    ("reward", "decay", "cost", "credit"),
+    [
+        ("auc", 0.9, 0.0, False),
+        ("loss", 0.9, 0.01, False),
+        ("loss", 0.0, 0.0, False),
+        (a_callable, 0.5, 0.02, False),
+        ("loss", 0.9, 0.01, True),
+        ("auc", 0.9, 0.0, True),
+    ],
 )
-def test_alpha_moves_by_reward_minus_moving_average_times_the_gradient_of_log_p(reward, decay, cost):
+def test_alpha_moves_by_reward_minus_moving_average_times_the_gradient_of_log_p(reward, decay, cost, credit):
     steps, validation = 7, batches(3)
     model, supernet = real_model(sgd(0.0), (2, 2, 2))  # weights stand still
     data = real_data(4 * steps)
     options = {"reward": reward, "optimizer": sgd(), "baseline_decay": decay, "subnetwork_cost": cost}
+    options["per_task_credit"] = credit
     record, history = search(model, data, 4, validation, **options)
 
     twin, at_route = real_model(sgd(0.0), (2, 2, 2))
@@ -75,18 +84,20 @@ def test_alpha_moves_by_reward_minus_moving_average_times_the_gradient_of_log_p(
         named = supernet.route_of(route)
         at_route.set_route(named)
         rewards = np.array(rewards_of(reward, labels, twin.predict(x, verbose=0)))
-        rewards -= cost * sum(len(block.values) for block in named.blocks) / len(rewards)
-        advantage = 0.0
-        for task, value in enumerate(rewards):
+        answers = supernet.space.answers_for(route)
+        values = sum(len(block.values) for block, of in zip(named.blocks, answers, strict=True) if of.any())
+        advantage = np.zeros((supernet.num_blocks, 1))
+        for task, value in enumerate([*rewards, -cost * values]):
             if np.isnan(value):
                 skipped += 1
                 continue
             past = baseline.get(task, value)  # the first reward has no past
-            advantage += value - past
+            answer = answers[:, [task]] if credit and task < len(rewards) else 1.0
+            advantage += answer * (value - past)
             baseline[task] = decay * past + (1 - decay) * value
         alpha += RATE * advantage * (one_hot(route, alpha.shape[1]) - softmax(alpha))
         np.testing.assert_allclose(record.alphas[step], alpha, atol=1e-5)
-        assert record.logs[step]["search_reward"] == pytest.approx(np.nansum(rewards), abs=1e-5)
+        assert record.logs[step]["search_reward"] == pytest.approx(np.nansum(rewards) - cost * values, abs=1e-5)
         assert record.logs[step]["search_baseline"] == pytest.approx(sum(baseline.values()), abs=1e-5)
     assert np.abs(alpha).max() > 1e-3
     assert history["search_skipped"] == [skipped] and skipped == (2 if reward == "auc" else 0)
@@ -142,7 +153,8 @@ def test_alpha_moves_from_start_step_on_and_validation_batches_come_in_turn(star
     options = {"reward": reward, "optimizer": sgd(), "start_step": start}
     record, _ = search(model, constant_data(8), 1, validation, **options)
     logged = [logs["search_reward"] for logs in record.logs]
-    assert logged == [0.0] * start + [[1.0, 3.0, 2.0][step % 3] for step in range(8 - start)]
+    assert np.isnan(logged[:start]).all()
+    assert logged[start:] == [[1.0, 3.0, 2.0][step % 3] for step in range(8 - start)]
     changed = [bool(np.abs(alpha).max() > 0) for alpha in record.alphas]
     assert changed == [step > start for step in range(8)]  # the first reward is its own baseline
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from reference import array
-from route_models import constant_data, constant_model, mean_square, real_data, real_model, search
+from route_models import constant_data, constant_model, mean_square, real_data, real_model, search, supernet_of
 
 import mtl_layers as mtl
 from mtl_layers._keras import keras, ops
@@ -23,7 +23,7 @@ def test_a_task_whose_auc_is_undefined_is_skipped_and_counted():
     assert history["search_skipped"] == [5, 10]
     assert np.isfinite(record.alphas).all() and np.abs(record.alphas[-1]).max() > 0
     baseline = array(supernet.search_baseline)
-    assert sorted(baseline != 0) == [False, True]  # that of the other task moved
+    assert sorted(baseline[:-1] != 0) == [False, True]  # that of the other task moved
     assert all(np.isfinite(list(logs.values())).all() for logs in record.logs)
 
 
@@ -42,7 +42,7 @@ def test_a_batch_without_a_label_of_a_task_has_no_loss_to_reward():
     weights = {"b": np.ones(32, "float32"), "a": np.zeros(32, "float32")}
     _, history = search(model, (x, y), 8, [(x, y, weights)], reward="loss")
     assert history["search_skipped"] == [4]
-    assert sorted(array(supernet.search_baseline) != 0) == [False, True]
+    assert sorted(array(supernet.search_baseline)[:-1] != 0) == [False, True]
 
 
 def without(task):
@@ -100,6 +100,17 @@ def test_a_model_must_have_one_supernet(count):
         model.fit(np.ones((4, 4)), np.ones((4, 1)), verbose=0, callbacks=[mtl.RouteSearch([1], "loss")])
 
 
+def test_a_supernet_in_a_model_within_the_model_is_found():
+    inner, _ = real_model(adam(), SMALL)
+    x, y = real_data(16)
+    outer_inputs = keras.Input((4,), name="x")
+    model = keras.Model(outer_inputs, inner(outer_inputs))
+    model.compile("sgd", dict.fromkeys(("a", "b"), "binary_crossentropy"))
+    search = mtl.RouteSearch([(x, y)], "loss")
+    model.fit(x, y, batch_size=8, verbose=0, callbacks=[search])
+    assert search.supernet is supernet_of(inner) and array(search.supernet.search_step) == 2
+
+
 def test_several_steps_per_execution_are_refused():
     model, _ = real_model(adam(), SMALL)
     model.compile("sgd", dict.fromkeys(("a", "b"), "binary_crossentropy"), steps_per_execution=2)
@@ -114,6 +125,10 @@ def test_several_steps_per_execution_are_refused():
         ({"baseline_decay": 1.0}, r"`baseline_decay` must be in \[0, 1\); received: baseline_decay=1.0"),
         ({"routes_per_step": 0}, "`routes_per_step` must be an integer of at least 1; received: routes_per_step=0"),
         ({"start_step": -1}, "`start_step` must be an integer of at least 0; received: start_step=-1"),
+        (
+            {"reward": mean_square, "per_task_credit": True},
+            '`per_task_credit` needs a reward per task, "auc" or "loss"; received: a callable',
+        ),
         ({"subnetwork_cost": -0.1}, "`subnetwork_cost` must be at least 0; received: subnetwork_cost=-0.1"),
         (
             {"validation_data": iter([])},

@@ -45,9 +45,10 @@ def x(rng):
     return rng.normal(size=(7, 6)).astype("float32")
 
 
+@pytest.mark.parametrize("input_layer", [True, False])
 @every_shape
-def test_at_any_route_it_is_the_reference_and_its_own_static_and_frozen_form(shape, rng, x):
-    layer = made(shape, rng)
+def test_at_any_route_it_is_the_reference_and_its_own_static_and_frozen_form(shape, input_layer, rng, x):
+    layer = made(shape, rng, input_layer=input_layer)
     for _ in range(1 if shape[1] == 4 else 3):
         route = route_for(layer, rng)
         layer.set_route(route)
@@ -68,12 +69,55 @@ def test_every_route_of_a_block_has_a_number_and_its_own_gate(rng, x):
     layer = made((1, 1, 3, "previous", "gate"), rng)
     assert layer.num_routes == (2**3 - 1) * 3 and layer.num_blocks == 1
     routes = [layer.route_of([number]) for number in range(layer.num_routes)]
-    assert len(set(routes)) == 21
-    assert [layer.numbers_of(route).tolist() for route in routes] == [[n] for n in range(21)]
-    kernel = np.arange(int(np.prod(layer.gate_kernel.shape)), dtype="float32").reshape(layer.gate_kernel.shape)
-    layer.gate_kernel.assign(kernel)
-    own = np.concatenate([np.ravel(gate(layer, 0, r.blocks[0].values, r.blocks[0].query)) for r in routes])
-    np.testing.assert_array_equal(np.sort(own), np.ravel(kernel))  # each parameter belongs to one route
+    # 3 + 1 subsets with a choice times 3 queries; the 3 single values come last, each as three numbers for one route.
+    assert len(set(routes)) == 4 * 3 + 3
+    assert [int(layer.numbers_of(route)[0]) for route in routes] == [*range(12), 12, 12, 12, 15, 15, 15, 18, 18, 18]
+    assert [layer.route_of(layer.numbers_of(route)) for route in routes] == routes
+    kernel = np.arange(int(np.prod(layer.gates.kernel.shape)), dtype="float32").reshape(layer.gates.kernel.shape)
+    layer.gates.kernel.assign(kernel)
+    blocks = [(layer.space.subsets[number // 3], number % 3) for number in range(21)]
+    own = np.concatenate([np.ravel(gate(layer, 0, *block)) for block in blocks])
+    np.testing.assert_array_equal(np.sort(own), np.ravel(kernel))  # each parameter belongs to one number
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 3, "previous", "gate"), (3, 3, 2, "root", "gate")], ids=str)
+def test_a_task_answers_to_a_block_if_and_only_if_its_prediction_depends_on_it(shape, rng, x):
+    layer = made(shape, rng)
+    route = layer.numbers_of(route_for(layer, rng))
+    answers = layer.space.answers_for(route)
+    assert 0 < answers.mean() < 1
+    layer.set_route(layer.route_of(route))
+    before = numbers(layer, x)
+    for block in range(layer.num_blocks):
+        changed = np.zeros(shape[0], bool)
+        for number in range(layer.num_routes):
+            other = np.array(route)
+            other[block] = number
+            layer.set_route(layer.route_of(other))
+            changed |= np.abs(numbers(layer, x) - before).max(axis=(0, 2)) > 1e-6
+        np.testing.assert_array_equal(answers[block], changed)
+
+
+def test_selected_values_count_where_a_task_reaches_the_block():
+    layer = mtl.RouteSupernet(2, 2, 3)
+    # Layer 2: 0 <- 0 + 1, 1 <- everything, 2 <- 2. Towers: 0 <- 0 (no query), 1 <- 0 + 2, first with query 0, then 1.
+    blocks = [((0, 1), 0), ((0, 1, 2), 1), ((2,), None), ((0,), None)]
+    for query, count in ((0, 2 + 1 + 1 + 2), (1, 2 + 3 + 1 + 1 + 2)):
+        route = mtl.Route(2, 2, 3, [*blocks, ((0, 2), query)])
+        assert layer.space.num_values(layer.numbers_of(route)) == count
+    mean = mtl.RouteSupernet(2, 2, 3, pooling="mean")
+    assert mean.space.num_values(mean.numbers_of(route)) == 2 + 1 + 1 + 2  # nobody asks there
+    full = mtl.RouteSupernet(2, 2, 3, query="root")
+    assert full.space.num_values(full.numbers_of(mtl.Route.mmoe(2, 2, 3))) == 5 * 3
+
+
+@every_shape
+def test_any_route_and_its_numbers_say_the_same(shape, rng):
+    layer = mtl.RouteSupernet(*shape[:3], 2, *shape[3:])
+    for _ in range(5):
+        numbers = rng.integers(0, layer.num_routes, layer.num_blocks)
+        route = layer.route_of(numbers)
+        assert layer.route_of(layer.numbers_of(route)) == route == mtl.Route.from_json(route.to_json())
 
 
 @pytest.mark.parametrize(("query", "queries"), [("previous", 8), ("root", 1)])
@@ -82,7 +126,7 @@ def test_the_number_of_gate_parameters_is_blocks_times_queries_times_all_subsets
     layer.build((None, 3))
     blocks = 3 * 8 + 2
     assert layer.num_blocks == blocks and layer.num_routes == 255 * queries
-    assert tuple(layer.gate_kernel.shape) == (blocks * queries * 8 * 2**7, 2)
+    assert tuple(layer.gates.kernel.shape) == (blocks * queries * 8 * 2**7, 2)
     assert tuple(layer.alpha.shape) == (blocks, 255 * queries)
 
 
@@ -106,9 +150,36 @@ def test_training_takes_the_sampled_route_and_all_else_the_most_likely(rng, x):
     np.testing.assert_allclose(numbers(layer, x, training=True), outputs[sampled], atol=1e-6)
     np.testing.assert_allclose(numbers(layer, x), outputs[likely], atol=1e-6)
     np.testing.assert_allclose(ops.convert_to_numpy(layer(x)), outputs[likely], atol=1e-6)
-    with layer.sampled():
+    with layer.at_route(ops.convert_to_tensor(layer.numbers_of(sampled))):
         np.testing.assert_allclose(numbers(layer, x), outputs[sampled], atol=1e-6)
     np.testing.assert_allclose(numbers(layer, x), outputs[likely], atol=1e-6)
+
+
+@every_shape
+def test_gate_weights_are_those_of_the_most_likely_route(shape, rng, x):
+    layer = made(shape, rng)
+    route = route_for(layer, rng)
+    layer.set_route(route)
+    layer.route.assign(np.zeros(layer.num_blocks, "int32"))  # as if sampled last
+    weights = [ops.convert_to_numpy(level) for level in layer.gate_weights(x)]
+    reads = layer.gate_reads()
+    num_tasks, num_layers, width = shape[:3]
+    readers = [width] * (num_layers - 1) + [num_tasks]
+    assert [level.shape for level in weights] == [(7, count, width) for count in readers]
+    assert [level.shape for level in reads] == [(count, width) for count in readers]
+    of_blocks = np.concatenate(weights, axis=1)
+    for block, of_one, read in zip(route.blocks, np.moveaxis(of_blocks, 1, 0), np.concatenate(reads), strict=True):
+        assert np.flatnonzero(read).tolist() == list(block.values)
+        np.testing.assert_allclose(of_one.sum(axis=1), 1.0, atol=1e-6)
+        assert (of_one[:, ~read] == 0).all()
+        if layer.pooling == "mean":
+            np.testing.assert_allclose(of_one[:, read], 1 / len(block.values), atol=1e-6)
+    # The static form has the weights of what is reached, and no others.
+    reached = route.reached()
+    static = [ops.convert_to_numpy(level) for level in layer.to_static().gate_weights(x)]
+    for depth, level in enumerate(static):
+        rows = range(num_tasks) if depth + 1 == num_layers else reached[depth + 1]
+        np.testing.assert_allclose(level, weights[depth][:, list(rows)][:, :, list(reached[depth])], atol=1e-6)
 
 
 def test_in_bfloat16_the_most_likely_route_is_still_told_in_float32(rng, x):
@@ -178,10 +249,10 @@ def test_only_what_the_route_reaches_gets_a_gradient(rng, x):
     route = mtl.Route(2, 2, 3, [((0, 2), 2), ((1,), 0), ((0, 1, 2), 0), ((0,), 1), ((0,), 0)])
     layer.set_route(route)
     layer.route.assign(layer.numbers_of(route))
-    wanted = [layer.gate_kernel, *(stack.kernels[0] for stack in layer.subnetworks)]
+    wanted = [layer.gates.kernel, *(stack.kernels[0] for stack in layer.subnetworks)]
     of_gates, below, above = gradients(InTraining(layer), x, lambda y: ops.sum(ops.square(y)), wanted)
     touched = np.flatnonzero(np.abs(of_gates).sum(axis=1))
-    np.testing.assert_array_equal(array(layer.gate_kernel)[touched], gate(layer, 0, (0, 2), 2))
+    np.testing.assert_array_equal(array(layer.gates.kernel)[touched], gate(layer, 0, (0, 2), 2))
     assert len(touched) == 2
     assert [bool(np.abs(below[i]).max() > 0) for i in range(3)] == [True, False, True]
     assert [bool(np.abs(above[i]).max() > 0) for i in range(3)] == [True, False, False]
@@ -297,9 +368,31 @@ def test_a_route_of_another_shape_is_refused_and_changes_nothing(rng):
     assert layer.derive() == before
 
 
-@pytest.mark.parametrize("ask", ["derive", "to_static", "freeze", "set_route"])
+@pytest.mark.parametrize("given", [{}, None, "{}", [0, 0], 3])
+def test_what_is_no_route_is_refused(given):
+    layer = mtl.RouteSupernet(2, 1, 2, 3)
+    layer.build((None, 4))
+    with pytest.raises(ValueError, match=re.escape(f"`route` must be a mtl.Route; received: route={given!r}")):
+        layer.set_route(given)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ([0, 6], "`numbers` must be from 0 to 5; received: 6"),
+        ([-1, 0], "`numbers` must be from 0 to 5; received: -1"),
+        ([0], "`blocks` must have (num_layers - 1) * num_subnetworks + num_tasks = 2 entries; received: 1"),
+    ],
+)
+def test_numbers_of_no_route_are_refused(numbers, text):
+    with pytest.raises(ValueError, match=re.escape(text)):
+        mtl.RouteSupernet(2, 1, 2).route_of(numbers)
+
+
+@pytest.mark.parametrize("ask", ["derive", "to_static", "freeze", "set_route", "gate_weights", "gate_reads"])
 def test_an_unbuilt_supernet_has_no_route(ask):
-    arguments = [mtl.Route.shared_bottom(2, 2, 4)] if ask == "set_route" else []
+    arguments = {"set_route": [mtl.Route.shared_bottom(2, 2, 4)], "gate_weights": [np.ones((2, 3), "float32")]}
+    arguments = arguments.get(ask, [])
     with pytest.raises(ValueError, match="`mine` must be built before it has a route: call it on data or fit it first"):
         getattr(mtl.RouteSupernet(2, name="mine"), ask)(*arguments)
 

@@ -39,11 +39,15 @@ def route(**changes):
         ({"blocks": (((-1,), 0), TWO)}, "ascending values below 2; received: task 0 with values=(-1,)"),
         ({"blocks": (((1, 0), 0), TWO)}, "ascending values below 2; received: task 0 with values=(1, 0)"),
         ({"blocks": (((1, 1), 0), TWO)}, "ascending values below 2; received: task 0 with values=(1, 1)"),
-        ({"blocks": (TWO, ((0,), 2))}, "a query below 2, or None for the root feature; received: task 1 with query=2"),
         (
-            {"blocks": (TWO, ((0,), -1))},
+            {"blocks": (TWO, ((0, 1), 2))},
+            "a query below 2, or None for the root feature; received: task 1 with query=2",
+        ),
+        (
+            {"blocks": (TWO, ((0, 1), -1))},
             "a query below 2, or None for the root feature; received: task 1 with query=-1",
         ),
+        ({"blocks": (TWO, ((0, 1),))}, "an integer or None; received: ((0, 1),)"),
         ({"blocks": (TWO, 3)}, "`blocks` must be Blocks or pairs (values, query) of integers"),
         ({"blocks": (TWO, ((0.5,), 0))}, "an integer or None; received: ((0.5,), 0)"),
         ({"blocks": (TWO, ((True,), 0))}, "an integer or None; received: ((True,), 0)"),
@@ -80,6 +84,23 @@ def test_json_is_what_it_says():
         "num_subnetworks": 2,
         "blocks": [{"values": [0, 1], "query": 1}, {"values": [1], "query": None}],
     }
+
+
+def test_a_block_with_one_value_has_no_query_whatever_is_given():
+    assert Block((1,), 0) == Block([1]) == Block(np.array([1]), np.int64(7)) and hash(Block((1,), 0)) == hash(
+        Block((1,))
+    )
+    assert Block((1,), 0).query is None and Block((0, 1), 0).query == 0
+    asked, unasked = (route(blocks=[((0,), query), TWO]) for query in (1, None))
+    assert asked == unasked and hash(asked) == hash(unasked) and asked.to_json() == unasked.to_json()
+    text = unasked.to_json().replace('[0], "query": null', '[0], "query": 1')  # as written before queries were dropped
+    assert text != unasked.to_json() and mtl.Route.from_json(text) == unasked
+
+
+@pytest.mark.parametrize(("values", "query"), [((0.5,), None), ((True,), None), ("01", None), ((0, 1), "0")])
+def test_a_block_of_anything_but_integers_is_refused(values, query):
+    with pytest.raises(TypeError, match="a block must have integers as values and query; received: "):
+        Block(values, query)
 
 
 def test_integers_of_numpy_become_plain_ones():
@@ -173,6 +194,14 @@ def test_reached_are_values_and_queries_of_gates_with_a_choice():
     assert DEEP.reached([0]) == ((0, 3), (0, 2))  # the query of 0 <- 0 and of 2 <- 3 is never asked
     assert DEEP.reached([1]) == ((1, 2, 3), (1,))  # 3 as the query of 1 <- 1 + 2; the tower's query 3 is never asked
     assert DEEP.reached() == DEEP.reached([1, 0]) == ((0, 1, 2, 3), (0, 1, 2))
+
+
+@pytest.mark.parametrize("tasks", [[2], [-1], [0, 0], []])
+def test_only_tasks_that_exist_reach_anything(tasks):
+    with pytest.raises(
+        ValueError, match=r"`tasks` must be distinct indexes below 2, or None for all; received: tasks="
+    ):
+        DEEP.reached(tasks)
 
 
 def test_a_query_alone_is_reached():

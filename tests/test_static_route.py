@@ -214,3 +214,10 @@ def test_an_exported_task_runs_only_what_its_route_reaches(rng, x, tmp_path):
             np.testing.assert_allclose(values, expected[task], atol=1e-6)
     stored = json.loads((version / "manifest.json").read_text())["parameters"]
     assert stored == mtl.freeze(model).count_params()
+
+
+def test_without_an_input_layer_the_gates_of_a_layer_read_one_kind_of_query():
+    blocks = [((0, 1), None), ((0, 1), 1)]
+    assert mtl.StaticRoute(mtl.Route(2, 1, 2, blocks), 4).compute_output_shape((None, 3)) == (None, 2, 4)
+    with pytest.raises(ValueError, match="all read the root feature, or all a sub-network, in each layer"):
+        mtl.StaticRoute(mtl.Route(2, 1, 2, blocks), 4, input_layer=False)

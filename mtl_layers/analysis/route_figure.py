@@ -48,7 +48,7 @@ def draw_route(route, axes, task_names=None, title=None):
                 top = towers[reader] if last else reader
                 for value in block.values:
                     axes.plot([value + offset, top + offset], [layer - 1, layer], **line)
-                if block.query is not None and len(block.values) > 1:
+                if block.query is not None:
                     axes.plot([block.query, top], [layer - 0.86, layer - 0.14], ":", color=f"C{task}", lw=1, zorder=1)
                     axes.plot(block.query, layer - 0.86, "s", color=f"C{task}", ms=4, zorder=4)
     axes.set_xlim(-0.8, route.num_subnetworks - 0.2)

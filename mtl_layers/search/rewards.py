@@ -1,18 +1,17 @@
-"""How good a route is on a validation batch, per task, as one traced function."""
+"""How good a route is on a validation batch: one number per task."""
 
-from mtl_layers._keras import BACKEND, ops
+from mtl_layers._keras import ops
 from mtl_layers.losses import MaskedLoss, exact_auc
 from mtl_layers.losses._sample_space import sample_space
 
 
-def reward_function(model, supernet, reward):
-    """Returns a function from a validation batch to the rewards of the sampled route, `[rewards]` as NumPy.
+def reward_function(model, reward):
+    """Returns a function of labels, predictions and weights that gives the rewards, `[tasks]` or for a callable `[1]`.
 
     `reward` is `"auc"` (the exact AUC of each task), `"loss"` (minus each task's loss) or a callable of labels and
-    predictions; the first two look at each task's own sample space, as the compiled `MaskedLoss` says.
+    predictions; the first two look at each task's own sample space, as the compiled `MaskedLoss` says. NaN says that
+    a task has no reward on this batch.
     """
-    if reward not in ("auc", "loss") and not callable(reward):
-        raise ValueError(f'`reward` must be "auc", "loss" or a callable; received: reward={reward!r}')
 
     def rewards(labels, predictions, weights):
         if callable(reward):
@@ -25,7 +24,7 @@ def reward_function(model, supernet, reward):
             ]
         )
 
-    return _traced(model, supernet, rewards)
+    return rewards
 
 
 def _one(reward, labels, predictions, loss, weights):
@@ -63,52 +62,3 @@ def _by_task(model, labels, predictions):
 
 def _of_task(weights, task):
     return weights[task] if isinstance(weights, dict) else weights
-
-
-def _traced(model, supernet, rewards):
-    """Compiles the scoring once: with `tf.function`, or with `jax.jit` over the model's variables."""
-    if BACKEND == "jax":
-        import jax
-
-        def scored(trainable, others, inputs, labels, weights):
-            with supernet.sampled():
-                predictions, _ = model.stateless_call(trainable, others, inputs, training=False)
-            return rewards(labels, predictions, weights)
-
-        compiled = jax.jit(scored)
-
-        def run(inputs, labels, weights):
-            trainable = [variable.value for variable in model.trainable_variables]
-            others = [variable.value for variable in model.non_trainable_variables]
-            return ops.convert_to_numpy(compiled(trainable, others, inputs, labels, weights))
-
-        return run
-
-    import tensorflow as tf
-
-    @tf.function
-    def scored(inputs, labels, weights):
-        with supernet.sampled():
-            predictions = model(inputs, training=False)
-        return rewards(labels, predictions, weights)
-
-    return lambda inputs, labels, weights: scored(inputs, labels, weights).numpy()
-
-
-def update_function(model, optimizer, variable):
-    """Returns a function from a gradient to one step of the optimizer, compiled where that is TensorFlow's."""
-    if BACKEND != "tensorflow":
-        return lambda gradient: optimizer.apply_gradients([(gradient, variable)])
-    import tensorflow as tf
-
-    strategy = model.distribute_strategy
-
-    def on_replica(gradient):
-        # An optimizer sums the gradients of the replicas, and this one is the same on all.
-        optimizer.apply_gradients([(gradient / strategy.num_replicas_in_sync, variable)])
-
-    @tf.function  # eagerly, Adam on a few hundred numbers takes as long as the scoring
-    def step(gradient):
-        strategy.run(on_replica, args=(gradient,))
-
-    return step

@@ -5,9 +5,11 @@ from contextlib import nullcontext
 import numpy as np
 
 from mtl_layers._checks import check_positive
-from mtl_layers._keras import keras, ops
-from mtl_layers.search.rewards import reward_function, update_function
+from mtl_layers._keras import keras
+from mtl_layers.search.reinforce import reinforce_function
+from mtl_layers.search.rewards import reward_function
 from mtl_layers.sharing import RouteSupernet
+from mtl_layers.towers import Towers
 
 
 class RouteSearch(keras.callbacks.Callback):
@@ -39,6 +41,11 @@ class RouteSearch(keras.callbacks.Callback):
             the others. Defaults to `1`.
         start_step: Training step from which on `alpha` moves. Defaults to `0`.
         subnetwork_cost: Reward taken off for each value that a block selects. Defaults to `0.0`.
+        per_task_credit: Whether a block is moved by the rewards of those tasks alone whose predictions depend on it.
+            The expected step is the same and its noise less. Not for a callable reward. Defaults to `False`.
+
+    Attributes:
+        policy: Probabilities of the routes, `[blocks, routes]`, as the search left them; None before it begins.
 
     Logs: `search_reward` and `search_baseline` (sums over tasks), `search_entropy` (mean over blocks, in nats) in every
     batch; at the end of an epoch also `search_entropy_<b>` and `search_route_<b>`, entropy and most likely route number
@@ -67,6 +74,7 @@ class RouteSearch(keras.callbacks.Callback):
         routes_per_step=1,
         start_step=0,
         subnetwork_cost=0.0,
+        per_task_credit=False,
     ):
         super().__init__()
         if reward not in ("auc", "loss") and not callable(reward):
@@ -75,6 +83,8 @@ class RouteSearch(keras.callbacks.Callback):
             raise ValueError(f"`baseline_decay` must be in [0, 1); received: baseline_decay={baseline_decay!r}")
         if not subnetwork_cost >= 0:
             raise ValueError(f"`subnetwork_cost` must be at least 0; received: subnetwork_cost={subnetwork_cost!r}")
+        if per_task_credit and callable(reward):
+            raise ValueError('`per_task_credit` needs a reward per task, "auc" or "loss"; received: a callable')
         if iter(validation_data) is validation_data:
             raise ValueError(
                 "`validation_data` must be iterable again and again, such as a tf.data.Dataset or a list of batches; "
@@ -89,16 +99,17 @@ class RouteSearch(keras.callbacks.Callback):
         self.routes_per_step = check_positive("routes_per_step", routes_per_step)
         self.start_step = check_positive("start_step", start_step, minimum=0)
         self.subnetwork_cost = subnetwork_cost
+        self.per_task_credit = per_task_credit
         self.supernet = None
-        self._reward = 0.0
+        self.policy = None
         self._supports_tf_logs = True  # else Keras 2 hands out copies, and the progress bar does not see ours
 
     def set_model(self, model):
         super().set_model(model)
-        found = [layer for layer in model.layers if isinstance(layer, RouteSupernet)]
-        if len(found) != 1:
-            raise ValueError(f"`model` must have one RouteSupernet layer; received: {len(found)}")
-        self.supernet = found[0]
+        self.supernet = _only(RouteSupernet, model)
+        if self.per_task_credit:
+            # Rewards come in the order in which the model gives the tasks, blocks in that of the towers.
+            self._task_order = [_only(Towers, model).task_names.index(task) for task in model.output]
         # Before any `on_train_begin`, so that BackupAndRestore finds the optimizer's variables there to restore.
         # Made anew in the scope of the model's variables: an optimizer made elsewhere cannot move those of replicas.
         strategy = getattr(model, "distribute_strategy", None)
@@ -114,34 +125,42 @@ class RouteSearch(keras.callbacks.Callback):
                 "`steps_per_execution` must be 1 for a search, which acts between steps; "
                 f"received: steps_per_execution={int(steps)}"
             )
-        self._score = reward_function(self.model, self.supernet, self.reward)
-        self._step_of_optimizer = update_function(self.model, self.optimizer, self.supernet.alpha)
+        reward = reward_function(self.model, self.reward)
+        self._reinforce = reinforce_function(self.model, self.supernet, self.optimizer, reward, self.baseline_decay)
         self._batches = None
         if next(iter(self.validation_data), None) is None:
             raise ValueError("`validation_data` must have at least one batch; received: none")
 
+    def on_epoch_begin(self, epoch, logs=None):
+        # From here on the search alone moves its state, which is not read again in each step.
+        self._sync()
+        self._step = int(self.supernet.search_step.numpy())
+        self.policy = _softmax(self.supernet.alpha.numpy())
+        self._baseline = self.supernet.search_baseline.numpy()
+        self._rewards = []
+
     def on_train_batch_begin(self, batch, logs=None):
         self._sync()
-        self._random = np.random.default_rng([self.seed, self._step()])
-        self._policy = _softmax(self.supernet.alpha.numpy())
+        self._random = np.random.default_rng([self.seed, self._step])
         self._trained = self._draw(uniformly=self.uniform_training)
         self.supernet.route.assign(self._trained)
 
     def on_train_batch_end(self, batch, logs=None):
         self._sync()
-        if self._step() >= self.start_step:
-            self._reinforce()
-        self.supernet.search_step.assign(self._step() + 1)
+        if self._step >= self.start_step:
+            self._learn()
+        else:
+            self.supernet.search_step.assign(self._step + 1)
+        self._step += 1
         if logs is not None:
-            logs.update(self._summary())
+            logs.update(self._summary(self._rewards[-1:]))
 
     def on_epoch_end(self, epoch, logs=None):
         self._sync()
         if logs is None:
             return
-        probabilities = _softmax(self.supernet.alpha.numpy())
-        logs.update(self._summary())
-        for block, (entropy, route) in enumerate(zip(_entropy(probabilities), probabilities.argmax(-1), strict=True)):
+        logs.update(self._summary(self._rewards))
+        for block, (entropy, route) in enumerate(zip(_entropy(self.policy), self.policy.argmax(-1), strict=True)):
             logs[f"search_entropy_{block}"] = float(entropy)
             logs[f"search_route_{block}"] = int(route)
         logs["search_skipped"] = int(self.supernet.search_skipped.numpy())
@@ -153,76 +172,63 @@ class RouteSearch(keras.callbacks.Callback):
 
     # ---------------------------------------------------------------------------------------------------- one step
 
-    def _reinforce(self):
-        """REINFORCE on one validation batch, with the closed form of the gradient of log softmax."""
-        supernet = self.supernet
-        fresh = self.uniform_training or self.routes_per_step > 1
-        routes = [self._draw() for _ in range(self.routes_per_step)] if fresh else [self._trained]
-        rewards, defined = self._rewards(routes)
-        baseline, seen = supernet.search_baseline.numpy().copy(), supernet.search_seen.numpy().copy()
-        mean = rewards.mean(axis=0)
-        baseline = np.where(defined & (seen == 0), mean, baseline)  # the first reward is its own baseline
-        if self.routes_per_step > 1:
-            others = (rewards.sum(axis=0) - rewards) / (self.routes_per_step - 1)
-            advantages = (rewards - others).sum(axis=-1)
-        else:
-            advantages = np.where(defined, rewards - baseline, 0.0).sum(axis=-1)
-        gradient = np.zeros_like(self._policy)
-        for route, advantage in zip(routes, advantages, strict=True):
-            chosen = np.eye(supernet.num_routes, dtype="float32")[route]
-            gradient += advantage * (self._policy - chosen) / len(routes)  # of minus the expected reward
-        self._apply(gradient)
-        decay = np.where(defined, self.baseline_decay, 1.0)
-        supernet.search_baseline.assign((decay * baseline + (1 - decay) * mean).astype("float32"))
-        supernet.search_seen.assign(seen + defined)
-        supernet.search_skipped.assign(supernet.search_skipped.numpy() + (~defined).sum())
-        self._reward = float(mean.sum())
-
-    def _rewards(self, routes):
-        """The rewards of routes on the next validation batch, `[routes, tasks]`, 0 for a task that has none here."""
+    def _learn(self):
+        """REINFORCE on the next validation batch."""
         if self._batches is None:  # not before: a callback that comes after this one may restore the step
-            self._batches = _cycle(self.validation_data, skip=self._step() - self.start_step)
-        inputs, labels, weights = next(self._batches)
-        found = np.zeros((len(routes), self.supernet.num_tasks))
-        for number, route in enumerate(routes):
-            self.supernet.route.assign(route)
-            scored = self._score(inputs, labels, weights)
-            found[number, : len(scored)] = scored
-            found[number, : len(scored)] -= self.subnetwork_cost * self.supernet.space.num_values(route) / len(scored)
-        self.supernet.route.assign(self._trained)
-        defined = ~np.isnan(found).any(axis=0)
-        if np.isinf(found).any() or (callable(self.reward) and not defined.all()):
-            raise ValueError(f"`reward` must be finite; received: {found.tolist()} at step {self._step()}")
-        return np.where(defined, found, 0.0), defined
-
-    def _apply(self, gradient):
-        alpha = self.supernet.alpha
-        self._step_of_optimizer(ops.convert_to_tensor(gradient.astype("float32")))
-        if not np.isfinite(alpha.numpy()).all():
+            self._batches = _cycle(self.validation_data, skip=self._step - self.start_step)
+        fresh = self.uniform_training or self.routes_per_step > 1
+        routes = np.stack([self._draw() for _ in range(self.routes_per_step)] if fresh else [self._trained])
+        rewards, alpha, baseline = self._reinforce(*next(self._batches), *self._weighed(routes))
+        defined = ~np.isnan(rewards).any(axis=0)
+        if np.isinf(rewards).any() or (callable(self.reward) and not defined.all()):
+            raise ValueError(f"`reward` must be finite; received: {rewards.tolist()} at step {self._step}")
+        if not np.isfinite(alpha).all():
             raise ValueError("`optimizer` must keep alpha finite; lower its learning rate or the scale of the reward")
+        self.policy, self._baseline = _softmax(alpha), baseline
+        self._rewards.append(float(rewards[:, defined].mean(axis=0).sum()))
+
+    def _weighed(self, routes):
+        """Routes with what they cost, and for which tasks' rewards their blocks answer."""
+        space = self.supernet.space
+        costs = np.array([self.subnetwork_cost * space.num_values(route) for route in routes], "float32")
+        credit = np.ones((*routes.shape, self.supernet.num_tasks), "float32")
+        if self.per_task_credit:
+            credit = np.stack([space.answers_for(route) for route in routes])[..., self._task_order]
+        return routes, costs, credit
 
     def _draw(self, uniformly=False):
         """A route number for each block, from the policy at the beginning of the step."""
-        blocks, routes = self._policy.shape
+        blocks, routes = self.policy.shape
         if uniformly:
             return self._random.integers(0, routes, blocks).astype("int32")
-        below = self._policy.cumsum(axis=-1) / self._policy.sum(axis=-1, keepdims=True)
-        return np.minimum((below <= self._random.random((blocks, 1))).sum(axis=-1), routes - 1).astype("int32")
+        below = self.policy.cumsum(axis=-1)
+        return (below[:, :-1] <= below[:, -1:] * self._random.random((blocks, 1))).sum(axis=-1).astype("int32")
 
-    def _step(self):
-        return int(self.supernet.search_step.numpy())
-
-    def _summary(self):
+    def _summary(self, rewards):
         return {
-            "search_reward": self._reward,
-            "search_baseline": float(self.supernet.search_baseline.numpy().sum()),
-            "search_entropy": float(_entropy(_softmax(self.supernet.alpha.numpy())).mean()),
+            "search_reward": float(np.mean(rewards)) if rewards else float("nan"),
+            "search_baseline": float(self._baseline.sum()),
+            "search_entropy": float(_entropy(self.policy).mean()),
         }
 
     def _sync(self):
         # JAX keeps the state of `fit` outside the variables until it is asked for.
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
+
+
+def _only(kind, model):
+    """The one layer of a kind, wherever in the model it is."""
+    found = [layer for layer in _layers(model) if isinstance(layer, kind)]
+    if len(found) != 1:
+        raise ValueError(f"`model` must have one {kind.__name__} layer; received: {len(found)}")
+    return found[0]
+
+
+def _layers(model):
+    for layer in model.layers:
+        yield layer
+        yield from _layers(layer) if isinstance(layer, keras.Model) else ()
 
 
 def _cycle(data, skip):

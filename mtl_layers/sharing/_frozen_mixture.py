@@ -1,11 +1,11 @@
 """A mixture of experts with a fixed set of tasks: what other tasks need is gone."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from mtl_layers._checks import check_indexes
 from mtl_layers._keras import keras, ops, register
 from mtl_layers.experts import Experts
-from mtl_layers.sharing._wiring import ROOT, Wiring, prune
+from mtl_layers.sharing._wiring import ROOT, Wiring, gates_of, prune
 
 
 @register
@@ -25,7 +25,7 @@ class FrozenMixture(keras.layers.Layer):
         gate: The gate prototype.
         stem_units: Units of the dense layer before everything. Defaults to `None`, no such layer.
 
-    Input shape: `[batch, dim]`.
+    Input shape: `[batch, dim]`; or `[batch, tasks, dim]`, all tasks' inputs, if that is what the mixture read.
     Output: a list with one `[batch, units]` per task.
     """
 
@@ -52,11 +52,9 @@ class FrozenMixture(keras.layers.Layer):
                     )
                 )
             for number, each in enumerate(level.gates):
-                if len(each.experts) > 1:
-                    reads = [range(len(each.experts))]
-                    self.gates.append(
-                        gate.wire(len(each.experts), reads, name=f"gate_{depth}_{number}", dtype=self.dtype_policy)
-                    )
+                if self._weighs(each):
+                    names = {"name": f"gate_{depth}_{number}", "dtype": self.dtype_policy}
+                    self.gates.append(gates_of(gate, len(each.experts), [_on_its_own(each)], **names))
 
     @classmethod
     def from_mixture(cls, mixture, tasks=None):
@@ -64,12 +62,12 @@ class FrozenMixture(keras.layers.Layer):
         if not mixture.built:
             raise ValueError(f"`{mixture.name}` must be built before it is frozen: call it on data or fit it first")
         tasks = check_indexes("tasks", tasks, mixture.num_tasks)
-        pruned = prune(mixture._wiring, tasks)
+        pruned = prune(_reduced(mixture), tasks)
         frozen = cls(
             asdict(pruned.wiring),
             [[len(group) for group in level] for level in pruned.groups],
             mixture.expert_config(),
-            mixture.gate_prototype(),
+            mixture.gate_prototype().frozen(),
             mixture.stem_units,
             dtype=mixture.dtype_policy,
             name=f"{mixture.name}_frozen",
@@ -82,9 +80,13 @@ class FrozenMixture(keras.layers.Layer):
             for group in pruned.groups[depth]:
                 next(experts).inherit(mixture.expert_levels[depth], group)
             for each, origin in zip(level.gates, pruned.gates[depth], strict=True):
-                if len(each.experts) > 1:
+                if frozen._weighs(each):
                     next(gates).inherit(mixture.gate_levels[depth], origin)
         return frozen
+
+    def _weighs(self, gate):
+        """Whether there is a gate layer: one expert alone is passed on as it is."""
+        return len(gate.experts) > 1 or self.gate.weighs_one
 
     def freeze(self, tasks=None):
         """Returns the layer for fewer tasks, made of this layer's own parts: the variables are shared, not copied."""
@@ -111,11 +113,18 @@ class FrozenMixture(keras.layers.Layer):
                 if tuple(group) in pruned.groups[depth]:
                     view.experts.append(layer)
             for number, each in enumerate(level.gates):
-                layer = next(gates) if len(each.experts) > 1 else None
+                layer = next(gates) if self._weighs(each) else None
                 if layer is not None and number in pruned.gates[depth]:
                     view.gates.append(layer)
         view.built = True
         return view
+
+    def inventory(self):
+        """What a report of `freeze` counts: experts, and gates that ask."""
+        return {
+            "experts": sum(group.num_experts for group in self.experts),
+            "gates": sum(gate.num_asking for gate in self.gates),
+        }
 
     def build(self, input_shape):
         experts, gates = iter(self.experts), iter(self.gates)
@@ -127,7 +136,7 @@ class FrozenMixture(keras.layers.Layer):
             for _ in sizes:
                 next(experts).build((input_shape[0], width))
             for each in level.gates:
-                if len(each.experts) > 1:
+                if self._weighs(each):
                     below = input_shape[-1] if each.query == ROOT else width
                     below = below if each.own_query is None else level.hidden_units[-1]
                     next(gates).build((input_shape[0], below))
@@ -139,6 +148,8 @@ class FrozenMixture(keras.layers.Layer):
         if self.stem is not None:
             inputs = self.stem(inputs, training=training)[:, 0]
         values = {ROOT: inputs}
+        if self._wiring.task_inputs():
+            values.update({task: inputs[:, task] for task in range(inputs.shape[1])})
         for level, sizes in zip(self._wiring.levels, self._groups, strict=True):
             hidden, first = [], 0
             for size in sizes:
@@ -147,7 +158,7 @@ class FrozenMixture(keras.layers.Layer):
             hidden = hidden[0] if len(hidden) == 1 else ops.concatenate(hidden, axis=1)  # [batch, experts, units]
             mixtures = {ROOT: inputs}
             for number, each in enumerate(level.gates):
-                if len(each.experts) == 1:
+                if not self._weighs(each):
                     mixtures[number] = hidden[:, each.experts[0]]
                     continue
                 query = values[each.query] if each.own_query is None else hidden[:, each.own_query]
@@ -174,3 +185,22 @@ class FrozenMixture(keras.layers.Layer):
     @classmethod
     def from_config(cls, config):
         return cls(**{**config, "gate": keras.saving.deserialize_keras_object(config["gate"])})
+
+
+def _on_its_own(gate):
+    """The gate where no expert exists but those that it reads."""
+    native = tuple(gate.experts.index(expert) for expert in gate.native)
+    return replace(gate, experts=tuple(range(len(gate.experts))), native=native)
+
+
+def _reduced(mixture):
+    """The wiring of a built mixture, without what its gates do not ask and what they always give the weight 0."""
+    levels = []
+    for level, gates in zip(mixture._wiring.levels, mixture.gate_levels, strict=True):
+        if not gates.asks:
+            pairs = zip(level.gates, gates.live_reads(), strict=True)
+            level = replace(
+                level, gates=tuple(replace(gate, query=ROOT, own_query=None, experts=read) for gate, read in pairs)
+            )
+        levels.append(level)
+    return replace(mixture._wiring, levels=tuple(levels))

@@ -5,7 +5,7 @@ from mtl_layers._keras import keras, ops
 from mtl_layers.experts import Experts
 from mtl_layers.gates import Gate, SoftmaxGate
 from mtl_layers.sharing._frozen_mixture import FrozenMixture
-from mtl_layers.sharing._wiring import ROOT
+from mtl_layers.sharing._wiring import ROOT, gates_of
 
 _EXPERT_ARGUMENTS = (
     "activation",
@@ -27,6 +27,8 @@ class Mixture(keras.layers.Layer):
     """
 
     stem_units = None
+    derived = ()
+    """Arguments of `Mixture` that a subclass does not have, since it knows them."""
 
     def __init__(
         self,
@@ -44,6 +46,11 @@ class Mixture(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.num_tasks = check_positive("num_tasks", num_tasks)
+        if gate is not None and "gate" in self.derived:
+            raise ValueError(
+                f"`gate` must be left out: {type(self).__name__} has gates of its own; "
+                f"received: gate={type(gate).__name__}"
+            )
         if gate is not None and not isinstance(gate, Gate):
             raise ValueError(f"`gate` must be a gate layer such as mtl.TopKGate(k=2), or None; received: gate={gate!r}")
         self.gate = gate
@@ -58,7 +65,7 @@ class Mixture(keras.layers.Layer):
     def _make_levels(self):
         """Called by subclasses at the end of `__init__`: errors of arguments come there and not in `build`."""
         self._wiring = self.wiring()
-        arguments = {name: getattr(self, name) for name in _EXPERT_ARGUMENTS}
+        arguments = self.expert_arguments()
         self.stem = None
         if self.stem_units is not None:
             self.stem = Experts(1, (self.stem_units,), name="stem", dtype=self.dtype_policy, **arguments)
@@ -73,15 +80,15 @@ class Mixture(keras.layers.Layer):
                     **arguments,
                 )
             )
-            reads = [gate.experts for gate in level.gates]
-            self.gate_levels.append(
-                self.gate_prototype().wire(
-                    len(level.expert_inputs), reads, name=f"gates_{depth}", dtype=self.dtype_policy
-                )
-            )
+            count, names = len(level.expert_inputs), {"name": f"gates_{depth}", "dtype": self.dtype_policy}
+            self.gate_levels.append(gates_of(self.gate_prototype(), count, level.gates, **names))
+
+    def expert_arguments(self):
+        """The arguments of the experts in training."""
+        return {name: getattr(self, name) for name in _EXPERT_ARGUMENTS}
 
     def expert_config(self):
-        """The arguments of the experts, serialised."""
+        """The arguments of the experts in a frozen layer, serialised."""
         config = self.get_config()
         return {name: config[name] for name in _EXPERT_ARGUMENTS}
 
@@ -94,14 +101,16 @@ class Mixture(keras.layers.Layer):
         raise NotImplementedError
 
     def build(self, input_shape):
-        if len(input_shape) != 2:
-            raise ValueError(
-                f"`inputs` of {type(self).__name__} must be [batch, dim]; received: shape={tuple(input_shape)}"
-            )
+        one_each = self._wiring.task_inputs() and len(input_shape) == 3 and input_shape[1] == self.num_tasks
+        if len(input_shape) != 2 and not one_each:
+            legal = f"[batch, dim] or [batch, {self.num_tasks}, dim]" if self._wiring.task_inputs() else "[batch, dim]"
+            raise ValueError(f"`inputs` of {type(self).__name__} must be {legal}; received: shape={tuple(input_shape)}")
+        if not one_each:
+            self._wiring = self._wiring.on_one_input()
         if self.stem is not None:
             self.stem.build(input_shape)
             input_shape = (input_shape[0], self.stem_units)
-        below = {ROOT: input_shape[-1]}
+        below = dict.fromkeys((ROOT, *range(self.num_tasks)), input_shape[-1])
         for level, experts, gates in zip(self._wiring.levels, self.expert_levels, self.gate_levels, strict=True):
             experts.build(_shape(input_shape[0], level.expert_inputs, below))
             gates.build(_query_shape(input_shape[0], level, below))
@@ -122,16 +131,23 @@ class Mixture(keras.layers.Layer):
         """Which experts each gate reads, as a list with a boolean `[gates, experts]` for each level."""
         return [gates.read.astype(bool) for gates in self.gate_levels]
 
+    def inventory(self):
+        """What a report of `freeze` counts: experts, and gates that ask."""
+        return {
+            "experts": sum(level.num_experts for level in self.expert_levels),
+            "gates": sum(level.num_asking for level in self.gate_levels),
+        }
+
     def _run(self, inputs, training):
         if self.stem is not None:
             inputs = self.stem(inputs, training=training)[:, 0]  # the root feature, [batch, units]
-        mixtures, all_weights = None, []
+        mixtures, all_weights = inputs, []  # below the first level: one input per task, if they have one each
         for level, experts, gates in zip(self._wiring.levels, self.expert_levels, self.gate_levels, strict=True):
             hidden = experts(_values(inputs, mixtures, level.expert_inputs), training=training)
-            # Gates with nothing to learn ask for the batch size and no more.
-            weights = gates(inputs if gates.kernel is None else _queries(inputs, mixtures, hidden, level.gates))
+            # Gates that ask nothing want the batch size and no more.
+            weights = gates(_queries(inputs, mixtures, hidden, level.gates) if gates.asks else inputs)
             all_weights.append(weights)
-            if all(len(gate.experts) == 1 for gate in level.gates):
+            if not gates.weighs_one and all(len(gate.experts) == 1 for gate in level.gates):
                 mixtures = ops.take(hidden, [gate.experts[0] for gate in level.gates], axis=1)
             else:
                 mixtures = ops.matmul(weights, hidden)  # [batch, gates, units]
@@ -149,8 +165,7 @@ class Mixture(keras.layers.Layer):
         return FrozenMixture.from_mixture(self, tasks)
 
     def get_config(self):
-        return {
-            **super().get_config(),
+        config = {
             "num_tasks": self.num_tasks,
             "gate": None if self.gate is None else keras.saving.serialize_keras_object(self.gate),
             "activation": keras.activations.serialize(self.activation),
@@ -161,6 +176,8 @@ class Mixture(keras.layers.Layer):
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
             "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
         }
+        own = {name: value for name, value in config.items() if name not in self.derived}
+        return {**super().get_config(), **own}
 
     @classmethod
     def from_config(cls, config):

@@ -35,13 +35,17 @@ class RouteSpace:
     def route_of(self, numbers):
         """The `Route` with the given route number in each block."""
         blocks = []
-        for number in numbers:
-            subset, query = divmod(int(number), self.num_queries)
+        for number in map(int, numbers):
+            if number not in range(self.num_routes):
+                raise ValueError(f"`numbers` must be from 0 to {self.num_routes - 1}; received: {number}")
+            subset, query = divmod(number, self.num_queries)
             blocks.append(Block(self.subsets[subset], None if self.num_queries == 1 else query))
         return Route(*self.shape, tuple(blocks))
 
     def numbers_of(self, route):
-        """The route number of each block of a `Route`, as int32."""
+        """The route number of each block of a `Route`, as int32; query 0 where there is none to choose."""
+        if not isinstance(route, Route):
+            raise ValueError(f"`route` must be a mtl.Route; received: route={route!r}")
         theirs = (route.num_tasks, route.num_layers, route.num_subnetworks)
         if self.shape != theirs:
             raise ValueError(
@@ -56,7 +60,7 @@ class RouteSpace:
                     '`route` must have the queries of a supernet with query="previous"; '
                     f"received: {route.name_of(position)} with query=None"
                 )
-            if self.num_queries == 1 and block.query is not None and len(block.values) > 1 and self.has_gates:
+            if self.num_queries == 1 and block.query is not None and self.has_gates:
                 raise ValueError(
                     '`route` must have the queries of a supernet with query="root"; '
                     f"received: {route.name_of(position)} with query={block.query}"
@@ -66,8 +70,9 @@ class RouteSpace:
         return np.array(numbers, "int32")
 
     def num_values(self, numbers):
-        """How many values the blocks select in all, for the route with these numbers."""
-        return int(self.member[np.asarray(numbers) // self.num_queries].sum())
+        """How many values the blocks that some task reaches select in all, for the route with these numbers."""
+        reached = self.answers_for(numbers).any(axis=1)
+        return int(self.member[np.asarray(numbers) // self.num_queries][reached].sum())
 
     def gate_rows(self, block, number):
         """The rows of all gate parameters that belong to one route of one block; none where it has one value."""
@@ -76,3 +81,12 @@ class RouteSpace:
             return []
         first = (block * self.num_queries + query) * len(self.row_sizes)
         return [first + self.row[subset, member] for member in self.subsets[subset]]
+
+    def answers_for(self, numbers):
+        """`[blocks, tasks]`, 1 where a task reaches the block: where not, its prediction does not depend on it."""
+        route, found = self.route_of(numbers), np.zeros((self.num_blocks, self.shape[0]), "float32")
+        for task in range(route.num_tasks):
+            for layer, subnetworks in enumerate(route.reached([task])[1:]):
+                found[[layer * route.num_subnetworks + own for own in subnetworks], task] = 1.0
+            found[self.num_blocks - route.num_tasks + task, task] = 1.0
+        return found

@@ -1,21 +1,25 @@
 """Who reads what in a stack of expert levels, as plain data, and which parts of it given tasks need."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 ROOT = -1
 """The layer's own input, as opposed to a mixture of the previous level."""
+
+# The first level has no level below: there, a value other than `ROOT` is the input of the task of that number.
 
 
 @dataclass(frozen=True)
 class GateWiring:
     """One mixture: the value that its gate reads (`ROOT` or a mixture of the previous level), and its experts.
 
-    With `own_query` the gate reads an expert of its own level instead.
+    With `own_query` the gate reads an expert of its own level instead. `native` experts are among those read; a gate
+    that knows of them adds them once more.
     """
 
     query: int
     experts: tuple[int, ...]
     own_query: int | None = None
+    native: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,33 @@ class Wiring:
         levels = tuple(
             Level(
                 tuple(level["expert_inputs"]),
-                tuple(GateWiring(gate["query"], tuple(gate["experts"]), gate["own_query"]) for gate in level["gates"]),
+                tuple(
+                    GateWiring(gate["query"], tuple(gate["experts"]), gate["own_query"], tuple(gate["native"]))
+                    for gate in level["gates"]
+                ),
                 tuple(level["hidden_units"]),
             )
             for level in config["levels"]
         )
         return cls(levels, tuple(config["outputs"]))
+
+    def task_inputs(self):
+        """Whether the first level reads one input per task."""
+        return ROOT not in self.levels[0].expert_inputs
+
+    def on_one_input(self):
+        """The wiring where all tasks have the same input."""
+        first = self.levels[0]
+        gates = tuple(replace(gate, query=ROOT) for gate in first.gates)
+        first = replace(first, expert_inputs=(ROOT,) * len(first.expert_inputs), gates=gates)
+        return replace(self, levels=(first, *self.levels[1:]))
+
+
+def gates_of(prototype, num_experts, gates, **kwargs):
+    """The gate layer, made from a prototype, of several gates of one level."""
+    if any(gate.native for gate in gates):
+        kwargs["native"] = [gate.native for gate in gates]
+    return prototype.wire(num_experts, [gate.experts for gate in gates], **kwargs)
 
 
 @dataclass(frozen=True)
@@ -64,7 +89,8 @@ class Pruned:
 def prune(wiring, tasks, groups=None):
     """Keeps what `tasks` (indexes) need; `groups` are the existing groups of experts, or None to form them anew."""
     kept_groups, kept_gates, levels = [], [], []
-    gate_number = {ROOT: ROOT}
+    first = wiring.levels[0]
+    gate_number = {source: source for source in (ROOT, *first.expert_inputs, *(gate.query for gate in first.gates))}
     for depth, (level, (expert_needs, gate_needs)) in enumerate(zip(wiring.levels, needs(wiring, tasks), strict=True)):
         if groups is None:
             formed = {}
@@ -85,6 +111,7 @@ def prune(wiring, tasks, groups=None):
                         gate_number.get(level.gates[gate].query, ROOT),
                         tuple(expert_number[expert] for expert in level.gates[gate].experts),
                         expert_number.get(level.gates[gate].own_query),
+                        tuple(expert_number[expert] for expert in level.gates[gate].native),
                     )
                     for gate in gates
                 ),

@@ -84,6 +84,28 @@ def units_per_level(hidden_units, num_levels):
 
 def extraction_levels(num_tasks, num_levels, num_task_experts, num_shared_experts, hidden_units):
     """The `Wiring` of CGC and PLE. Modules are the tasks, then the shared one; experts lie in that order."""
+    modules = modules_per_level(num_tasks, num_levels, num_task_experts, num_shared_experts)
+    levels = []
+    for depth, units in enumerate(units_per_level(hidden_units, num_levels)):
+        module_of = modules[depth]
+        own_or_shared = [
+            tuple(e for e, module in enumerate(module_of) if module in (task, num_tasks)) for task in range(num_tasks)
+        ]
+        if not all(own_or_shared):
+            counts = [module_of.count(task) for task in range(num_tasks)]
+            raise ValueError(
+                "`num_task_experts` and `num_shared_experts` must leave every task at least one expert to read; "
+                f"received: level {depth} with num_task_experts={counts}, num_shared_experts=0"
+            )
+        gates = [GateWiring(task if depth else ROOT, experts) for task, experts in enumerate(own_or_shared)]
+        if any(num_tasks in above for above in modules[depth + 1 :]):  # else nothing above would read the shared module
+            gates.append(GateWiring(num_tasks if depth else ROOT, tuple(range(len(module_of)))))
+        levels.append(Level(tuple(module if depth else ROOT for module in module_of), tuple(gates), units))
+    return Wiring(tuple(levels), tuple(range(num_tasks)))
+
+
+def modules_per_level(num_tasks, num_levels, num_task_experts, num_shared_experts):
+    """For each level the module of each expert: the number of its task, or `num_tasks` for a shared one."""
     shared_counts = [
         check_positive("num_shared_experts", count, minimum=0)
         for count in per_level("num_shared_experts", num_shared_experts, num_levels)
@@ -97,21 +119,7 @@ def extraction_levels(num_tasks, num_levels, num_task_experts, num_shared_expert
             )
         task_counts.append([check_positive("num_task_experts", count, minimum=0) for count in counts])
 
-    levels = []
-    for depth, units in enumerate(units_per_level(hidden_units, num_levels)):
-        module_of = [
-            module for module, count in enumerate([*task_counts[depth], shared_counts[depth]]) for _ in range(count)
-        ]
-        own_or_shared = [
-            tuple(e for e, module in enumerate(module_of) if module in (task, num_tasks)) for task in range(num_tasks)
-        ]
-        if not all(own_or_shared):
-            raise ValueError(
-                "`num_task_experts` and `num_shared_experts` must leave every task at least one expert to read; "
-                f"received: level {depth} with num_task_experts={task_counts[depth]}, num_shared_experts=0"
-            )
-        gates = [GateWiring(task if depth else ROOT, experts) for task, experts in enumerate(own_or_shared)]
-        if any(shared_counts[depth + 1 :]):  # else nothing above would read the shared module
-            gates.append(GateWiring(num_tasks if depth else ROOT, tuple(range(len(module_of)))))
-        levels.append(Level(tuple(module if depth else ROOT for module in module_of), tuple(gates), units))
-    return Wiring(tuple(levels), tuple(range(num_tasks)))
+    return [
+        [module for module, count in enumerate([*counts, shared]) for _ in range(count)]
+        for counts, shared in zip(task_counts, shared_counts, strict=True)
+    ]

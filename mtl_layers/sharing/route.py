@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from numbers import Integral
 
-from mtl_layers._checks import check_positive
+from mtl_layers._checks import check_indexes, check_positive
 
 FORMAT = 1
 
@@ -15,11 +15,18 @@ class Block:
 
     Args:
         values: Indexes of the sub-networks of the layer below, ascending, at least one.
-        query: Index of the sub-network below whose output the gate reads; `None` for the root feature.
+        query: Index of the sub-network below whose output the gate reads; `None` for the root feature. A block with one
+            value has no gate: whatever is given, its query is `None`.
     """
 
     values: tuple[int, ...]
     query: int | None = None
+
+    def __post_init__(self):
+        values = tuple(_index(value) for value in self.values)
+        query = None if self.query is None else _index(self.query)
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "query", query if len(values) > 1 else None)
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ class Route:
 
     Layer 1 reads the root feature. There is a `Block` before every sub-network of the layers 2 to L, layer by layer,
     and then one before every task's tower: `(num_layers - 1) * num_subnetworks + num_tasks` in all. A route is frozen,
-    hashable and comparable.
+    hashable and comparable; two are equal if all their blocks are, those that no task reaches included.
 
     Args:
         num_tasks: Number of tasks, at least 1.
@@ -119,15 +126,14 @@ class Route:
     def reached(self, tasks=None):
         """For each layer, from the first to the last, the sub-networks that the given tasks reach, ascending.
 
-        A gate's query is reached too, if the gate has a choice to make.
+        A gate's query is reached too.
         """
-        tasks = range(self.num_tasks) if tasks is None else tasks
         towers = self.layer_blocks(self.num_layers + 1)
-        wanted = [towers[task] for task in tasks]
+        wanted = [towers[task] for task in check_indexes("tasks", tasks, self.num_tasks)]
         layers = []
         for layer in range(self.num_layers, 0, -1):
             found = {value for block in wanted for value in block.values}
-            found |= {block.query for block in wanted if block.query is not None and len(block.values) > 1}
+            found |= {block.query for block in wanted if block.query is not None}
             layers.append(tuple(sorted(found)))
             if layer > 1:
                 below = self.layer_blocks(layer)
@@ -195,10 +201,9 @@ class Route:
 
 
 def _block(given):
-    """A `Block` of plain integers: those of NumPy are no JSON, and 0.5 or True are no index."""
     try:
         values, query = (given.values, given.query) if isinstance(given, Block) else given
-        return Block(tuple(_index(value) for value in values), None if query is None else _index(query))
+        return Block(values, query)
     except (TypeError, ValueError) as error:
         raise ValueError(
             "`blocks` must be Blocks or pairs (values, query) of integers, the query an integer or None; "
@@ -207,8 +212,9 @@ def _block(given):
 
 
 def _index(value):
+    """A plain integer: those of NumPy are no JSON, and 0.5 or True are no index."""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(value)
+        raise TypeError(f"a block must have integers as values and query; received: {value!r}")
     return int(value)
 
 

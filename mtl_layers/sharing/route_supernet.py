@@ -5,10 +5,9 @@ from contextlib import contextmanager
 import numpy as np
 
 from mtl_layers._checks import check_positive, check_rate
-from mtl_layers._initializers import GlorotRows
 from mtl_layers._keras import keras, ops, register
 from mtl_layers.experts import Experts
-from mtl_layers.gates.softmax_gate import UNREAD
+from mtl_layers.sharing._route_gates import RouteGates
 from mtl_layers.sharing._route_policy import RoutePolicy
 from mtl_layers.sharing._route_space import RouteSpace
 from mtl_layers.sharing.static_route import StaticRoute
@@ -22,7 +21,7 @@ class RouteSupernet(keras.layers.Layer):
     """Layers of sub-networks with every route between them, of which one is in force.
 
     ```
-    h_0     = relu(x @ W + b)                                    the root feature
+    h_0     = relu(x @ W + b)                                    the root feature; x without an input layer
     h_i^l   = relu(z_i^l @ W_i^l + b_i^l)                        sub-network i of layer l; z^1 = h_0
     z_b     = sum over v in V_b of softmax(q_b @ w_b,r)_v h_v    route r of block b: values V_b, query q_b
     y_k     = z of the block before tower k
@@ -34,8 +33,8 @@ class RouteSupernet(keras.layers.Layer):
     Changing a route retraces nothing. Without a search both are the full route: all values, query 0.
 
     Search by `mtl.RouteSearch` in an ordinary `fit`; then `derive()` gives the `Route`, `to_static()` its layer.
-    All sub-networks are evaluated in training, and every optimizer that keeps momentum moves the parameters of routes
-    that are not sampled, too: Keras updates whole variables.
+    All sub-networks are evaluated whatever the route, until `mtl.freeze` removes what it does not reach. An optimizer
+    that keeps momentum moves the parameters of routes that are not sampled, too: Keras updates whole variables.
 
     Args:
         num_tasks: Number of tasks, at least 1.
@@ -46,6 +45,8 @@ class RouteSupernet(keras.layers.Layer):
             Defaults to `"previous"`.
         pooling: `"gate"`, or `"mean"` to average a block's values without a gate. Defaults to `"gate"`.
         activation: Activation of all layers. Defaults to `"relu"`.
+        input_layer: Whether a dense layer that all routes share stands before everything, as in the paper. Without it
+            the sub-networks of the first layer read the input, and routes can be truly separate. Defaults to `True`.
         dropout: Rate of dropout after every layer, in [0, 1). Defaults to `0.0`.
         kernel_initializer: Initializer of each sub-network's kernel. Defaults to `"glorot_uniform"`.
         kernel_regularizer: Regularizer of the sub-networks' kernels. Defaults to `None`.
@@ -55,7 +56,7 @@ class RouteSupernet(keras.layers.Layer):
     Output shape: `[batch, num_tasks, units]`.
 
     Raises:
-        ValueError: If an argument is out of range, or a route of another shape is set.
+        ValueError: If an argument is out of range, or what `set_route` is given is no route of this shape.
 
     Example:
         >>> supernet = mtl.RouteSupernet(num_tasks=2, num_layers=1, num_subnetworks=3, units=16)
@@ -77,6 +78,7 @@ class RouteSupernet(keras.layers.Layer):
         query="previous",
         pooling="gate",
         *,
+        input_layer=True,
         activation="relu",
         dropout=0.0,
         kernel_initializer="glorot_uniform",
@@ -95,11 +97,12 @@ class RouteSupernet(keras.layers.Layer):
             raise ValueError(f'`pooling` must be "gate" or "mean"; received: pooling={pooling!r}')
         self.query = query
         self.pooling = pooling
+        self.input_layer = input_layer
         self.activation = keras.activations.get(activation)
         self.dropout = check_rate("dropout", dropout)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.stem = self._stack(1, "stem")
+        self.stem = self._stack(1, "stem") if input_layer else None
         self.subnetworks = [self._stack(num_subnetworks, f"layer_{layer + 1}") for layer in range(num_layers)]
         self.space = RouteSpace(
             num_tasks,
@@ -110,8 +113,9 @@ class RouteSupernet(keras.layers.Layer):
         )
         self.num_blocks, self.num_routes = self.space.num_blocks, self.space.num_routes
         self.search_optimizer = None if search_optimizer is None else keras.optimizers.get(search_optimizer)
+        self.gates = RouteGates(self.space, query == "previous", dtype=self.dtype_policy, name="gates")
         self.policy = RoutePolicy(self.num_blocks, self.num_routes, name="policy")
-        self._sampled_in_force = False
+        self._given_route = None
 
     def _stack(self, count, name):
         return Experts(
@@ -128,16 +132,13 @@ class RouteSupernet(keras.layers.Layer):
     def build(self, input_shape):
         if len(input_shape) != 2:
             raise ValueError(f"`inputs` must be [batch, dim]; received: shape={tuple(input_shape)}")
-        self.stem.build(input_shape)
+        self._input_dim = root = input_shape[-1]
+        if self.stem is not None:
+            self.stem.build(input_shape)
+            root = self.units
         for layer, stack in enumerate(self.subnetworks):
-            stack.build((None, self.units) if layer == 0 else (None, self.num_subnetworks, self.units))
-        self.gate_kernel = None
-        if self.space.has_gates:
-            self.gate_kernel = self.add_weight(
-                name="gate_kernel",
-                shape=(self.num_blocks * self.space.num_queries * len(self.space.row_sizes), self.units),
-                initializer=GlorotRows(self.space.row_sizes),
-            )
+            stack.build((None, root) if layer == 0 else (None, self.num_subnetworks, self.units))
+        self.gates.build((None, root if self.query == "root" else self.units))
         self.policy.build()
         self.route = self.add_weight(
             name="route", shape=(self.num_blocks,), initializer="zeros", trainable=False, dtype="int32"
@@ -146,11 +147,14 @@ class RouteSupernet(keras.layers.Layer):
         self.built = True
 
     def _build_search_state(self):
-        """What a search must find again after a kill: saved with the weights, moved by nobody else."""
+        """What a search must find again after a kill: saved with the weights, moved by nobody else.
+
+        Baselines are those of the tasks' rewards, and last that of the cost.
+        """
         state = {"initializer": "zeros", "trainable": False, "dtype": "float32"}
         self.search_step = self.add_weight(name="search_step", shape=(), **{**state, "dtype": "int32"})
-        self.search_baseline = self.add_weight(name="search_baseline", shape=(self.num_tasks,), **state)
-        self.search_seen = self.add_weight(name="search_seen", shape=(self.num_tasks,), **state)
+        self.search_baseline = self.add_weight(name="search_baseline", shape=(self.num_tasks + 1,), **state)
+        self.search_seen = self.add_weight(name="search_seen", shape=(self.num_tasks + 1,), **state)
         self.search_skipped = self.add_weight(name="search_skipped", shape=(), **state)
         if self.search_optimizer is not None:
             self.search_optimizer.build([self.alpha])
@@ -164,66 +168,59 @@ class RouteSupernet(keras.layers.Layer):
         return self.search_optimizer
 
     def call(self, inputs, training=None):
+        return self._run(inputs, training)[0]
+
+    def gate_weights(self, inputs):
+        """The weights of the most likely route, as a list with `[batch, blocks, subnetworks]` for each layer mixed.
+
+        The blocks of the last entry are those of the tasks; weights of blocks that no task reaches are there, too.
+        """
+        self._check_built()
+        return self._run(inputs, training=False)[1]
+
+    def gate_reads(self):
+        """Which values each block of the most likely route has, as a list with a boolean `[blocks, subnetworks]`."""
+        self._check_built()
+        member = self.space.member[np.argmax(self.alpha.numpy(), axis=-1) // self.space.num_queries] > 0
+        return np.split(member, [layer * self.num_subnetworks for layer in range(1, self.num_layers)])
+
+    def _run(self, inputs, training):
         routes = ops.reshape(self.route, (self.num_blocks,))  # a tensor: Keras 2's variables lack some operations
-        if not (training or self._sampled_in_force):
+        if self._given_route is not None:
+            routes = self._given_route
+        elif not training:
             routes = self.policy(routes)
-        subsets, queries = routes // self.space.num_queries, routes % self.space.num_queries
-        member = ops.take(self.space.member, subsets, axis=0)  # [blocks, subnetworks]
-        gates = self._gates(subsets, queries)
-        root = self.stem(inputs, training=training)[:, 0]  # [batch, units]
-        values, start = root, 0
+        root = inputs if self.stem is None else self.stem(inputs, training=training)[:, 0]  # [batch, units]
+        values, start, all_weights = root, 0, []
         for layer, stack in enumerate(self.subnetworks):
             hidden = stack(values, training=training)  # [batch, subnetworks, units]
             stop = self.num_blocks if layer + 1 == self.num_layers else start + self.num_subnetworks
-            blocks = slice(start, stop)
-            if gates is None:
-                weights = member[blocks] / ops.sum(member[blocks], axis=-1, keepdims=True)
-                weights = ops.broadcast_to(weights, (ops.shape(inputs)[0], *member[blocks].shape))
-            else:
-                scores = self._scores(root, hidden, gates[blocks], queries[blocks])
-                scores = ops.where(member[blocks] > 0, ops.cast(scores, "float32"), UNREAD)
-                weights = ops.softmax(scores, axis=-1)  # [batch, blocks of this layer, subnetworks]
-            values = ops.matmul(ops.cast(weights, hidden.dtype), hidden)  # [batch, blocks of this layer, units]
+            asked = root if self.query == "root" else hidden
+            # [batch, blocks of this layer, subnetworks]
+            all_weights.append(self.gates(asked, routes=routes, start=start, stop=stop))
+            values = ops.matmul(ops.cast(all_weights[-1], hidden.dtype), hidden)  # [batch, these blocks, units]
             start = stop
-        return values
-
-    def _gates(self, subsets, queries):
-        """Of all gate parameters those of the routes in force: `[blocks, subnetworks, units]`."""
-        if self.gate_kernel is None:
-            return None
-        block = np.arange(self.num_blocks, dtype="int32") * self.space.num_queries
-        rows = ops.expand_dims((block + queries) * len(self.space.row_sizes), 1) + ops.take(
-            self.space.row, subsets, axis=0
-        )
-        return ops.cast(ops.take(self.gate_kernel, rows, axis=0), self.compute_dtype)
-
-    def _scores(self, root, hidden, gates, queries):
-        """Scores `[batch, blocks, subnetworks]`, as one matmul for all blocks of a layer."""
-        blocks = gates.shape[0]
-        kernel = ops.transpose(gates, (2, 0, 1))  # [units, blocks, subnetworks]
-        if self.query == "root":
-            scores = ops.matmul(root, ops.reshape(kernel, (self.units, -1)))
-        else:
-            # Each block's gate stands in the rows of its query and zeros in the rows of the others.
-            chosen = ops.transpose(ops.one_hot(queries, self.num_subnetworks, dtype=kernel.dtype))
-            kernel = ops.expand_dims(ops.expand_dims(chosen, 1), 3) * ops.expand_dims(kernel, 0)
-            flat = ops.reshape(hidden, (-1, self.num_subnetworks * self.units))
-            scores = ops.matmul(flat, ops.reshape(kernel, (self.num_subnetworks * self.units, -1)))
-        return ops.reshape(scores, (-1, blocks, self.num_subnetworks))
+        return values, all_weights
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], self.num_tasks, self.units)
 
+    def inventory(self):
+        """What a report of `freeze` counts: every route of a block has a gate of its own, if it has a choice."""
+        choices = sum(len(subset) > 1 for subset in self.space.subsets) * self.space.num_queries
+        gates = self.num_blocks * choices if self.space.has_gates else 0
+        return {"sub-networks": self.num_layers * self.num_subnetworks, "gates": gates}
+
     # ------------------------------------------------------------------------------------------------------- routes
 
     @contextmanager
-    def sampled(self):
-        """While a function is traced in this context, the sampled route is in force in it outside training, too."""
-        self._sampled_in_force = True
+    def at_route(self, numbers):
+        """In this context a call takes the route with these numbers, a tensor `[blocks]`, and no other."""
+        self._given_route = numbers
         try:
             yield
         finally:
-            self._sampled_in_force = False
+            self._given_route = None
 
     @property
     def alpha(self):
@@ -260,6 +257,7 @@ class RouteSupernet(keras.layers.Layer):
             route,
             self.units,
             self.pooling,
+            self.input_layer,
             activation=self.activation,
             dropout=self.dropout,
             kernel_initializer=self.kernel_initializer,
@@ -267,8 +265,9 @@ class RouteSupernet(keras.layers.Layer):
             dtype=self.dtype_policy,
             name=f"{self.name}_static",
         )
-        static.build((None, self.stem.kernels[0].shape[1]))
-        static.stem.inherit(self.stem, [0])
+        static.build((None, self._input_dim))
+        if self.stem is not None:
+            static.stem.inherit(self.stem, [0])
         reached = route.reached()
         for layer, stack in enumerate(self.subnetworks):
             static.expert_levels[layer].inherit(stack, reached[layer])
@@ -277,7 +276,7 @@ class RouteSupernet(keras.layers.Layer):
             blocks = [layer * self.num_subnetworks + reader for reader in readers]
             rows = [row for block in blocks for row in self.space.gate_rows(block, numbers[block])]
             if rows:
-                kernel = ops.take(self.gate_kernel, np.array(rows, "int32"), axis=0)
+                kernel = ops.take(self.gates.kernel, np.array(rows, "int32"), axis=0)
                 static.gate_levels[layer].kernel.assign(ops.transpose(kernel))
         return static
 
@@ -298,6 +297,7 @@ class RouteSupernet(keras.layers.Layer):
             "units": self.units,
             "query": self.query,
             "pooling": self.pooling,
+            "input_layer": self.input_layer,
             "activation": keras.activations.serialize(self.activation),
             "dropout": self.dropout,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),

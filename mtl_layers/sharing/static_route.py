@@ -15,7 +15,7 @@ class StaticRoute(Mixture):
     """A fixed `Route` through layers of sub-networks, with only the parts that some task reaches.
 
     ```
-    h_0         = relu(x @ W + b)                                   the root feature
+    h_0         = relu(x @ W + b)                                   the root feature; x without an input layer
     h_i^l       = relu(z_i^l @ W_i^l + b_i^l)                       sub-network i of layer l, z^1 = h_0
     z_b         = sum over v in V_b of softmax(q_b @ W_b)_v h_v     block b: values V_b, query q_b
     y_k         = z of the block before tower k
@@ -27,6 +27,7 @@ class StaticRoute(Mixture):
         route: A `mtl.Route`, or its JSON text.
         units: Units of the input layer and of every sub-network. Defaults to `64`.
         pooling: `"gate"`, or `"mean"` to average a block's values without a gate. Defaults to `"gate"`.
+        input_layer: Whether a dense layer stands before everything. Defaults to `True`.
         activation: Activation of all layers. Defaults to `"relu"`.
         dropout: Rate of dropout after every layer, in [0, 1). Defaults to `0.0`.
         use_bias: Whether layers have a bias. Defaults to `True`.
@@ -39,7 +40,8 @@ class StaticRoute(Mixture):
     Output shape: `[batch, num_tasks, units]`.
 
     Raises:
-        ValueError: If `route` is no route, or an argument is out of range.
+        ValueError: If `route` is no route, an argument is out of range, or, without an input layer, some gates of a
+            layer read the root feature and others a sub-network.
 
     Example:
         >>> route = mtl.Route(2, 1, 3, [((0, 1), 0), ((2,), 2)])
@@ -49,10 +51,9 @@ class StaticRoute(Mixture):
     Source: Chen et al., "Boosting Share Routing for Multi-task Learning", WWW 2021 Companion.
     """
 
-    derived = ("num_tasks", "gate")
-    """Arguments of `Mixture` that are none here: the route says how many, and `pooling` which."""
+    derived = ("num_tasks", "gate")  # the route says how many, and `pooling` which
 
-    def __init__(self, route, units=64, pooling="gate", **kwargs):
+    def __init__(self, route, units=64, pooling="gate", input_layer=True, **kwargs):
         route = Route.from_json(route) if isinstance(route, str) else route
         if not isinstance(route, Route):
             raise ValueError(f"`route` must be a mtl.Route or its JSON text; received: route={route!r}")
@@ -62,7 +63,8 @@ class StaticRoute(Mixture):
         self.route = route
         self.units = check_positive("units", units)
         self.pooling = pooling
-        self.stem_units = self.units
+        self.input_layer = input_layer
+        self.stem_units = self.units if input_layer else None
         self._make_levels()
 
     def wiring(self):
@@ -73,30 +75,42 @@ class StaticRoute(Mixture):
             place = {subnetwork: position for position, subnetwork in enumerate(reached[layer - 1])}
             above = route.layer_blocks(layer + 1)
             readers = above if layer == route.num_layers else [above[subnetwork] for subnetwork in reached[layer]]
-            levels.append(
-                Level(
-                    (ROOT,) * len(place) if layer == 1 else tuple(range(len(place))),
-                    tuple(_gate(block, place) for block in readers),
-                    (self.units,),
-                )
-            )
+            inputs = (ROOT,) * len(place) if layer == 1 else tuple(range(len(place)))
+            levels.append(Level(inputs, self._gates(readers, place), (self.units,)))
         return Wiring(tuple(levels), tuple(range(route.num_tasks)))
+
+    def _gates(self, blocks, place):
+        asking = [block.query is None for block in blocks if len(block.values) > 1]
+        if not self.input_layer and len(set(asking)) > 1:
+            raise ValueError(
+                "`route` must have gates that all read the root feature, or all a sub-network, in each layer, if there "
+                f"is no input layer; received:\n{self.route}"
+            )
+        gates = []
+        for block in blocks:
+            experts = tuple(place[value] for value in block.values)
+            # A gate over one value is never asked: it says what the others say.
+            query = block.query if len(experts) > 1 else None if all(asking) else block.values[0]
+            gates.append(GateWiring(ROOT, experts, None if query is None else place[query]))
+        return tuple(gates)
 
     def gate_prototype(self):
         return SoftmaxGate() if self.pooling == "gate" else MeanGate()
 
+    def inventory(self):
+        experts, gates = super().inventory().values()
+        return {"sub-networks": experts, "gates": gates}
+
     def get_config(self):
-        config = {key: value for key, value in super().get_config().items() if key not in self.derived}
-        return {**config, "route": self.route.to_json(), "units": self.units, "pooling": self.pooling}
+        return {
+            **super().get_config(),
+            "route": self.route.to_json(),
+            "units": self.units,
+            "pooling": self.pooling,
+            "input_layer": self.input_layer,
+        }
 
 
 def _without_queries(route):
     """Nobody asks anything where values are averaged: what is reached as a query only need not exist."""
     return replace(route, blocks=tuple(Block(block.values) for block in route.blocks))
-
-
-def _gate(block, place):
-    experts = tuple(place[value] for value in block.values)
-    if len(experts) == 1:
-        return GateWiring(ROOT, experts, own_query=experts[0])  # never asked
-    return GateWiring(ROOT, experts, None if block.query is None else place[block.query])

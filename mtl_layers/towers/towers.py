@@ -129,6 +129,10 @@ class Towers(keras.layers.Layer):
         batch = input_shape[0]
         return {name: (batch, task.units) for name, task in self.tasks}
 
+    def inventory(self):
+        """What a report of `freeze` counts."""
+        return {"towers": len(self.tasks)}
+
     def freeze(self, tasks=None):
         """Returns the towers of the given tasks (all by default, as indexes), each with weights of its own.
 
