@@ -72,11 +72,11 @@ def random_routes(problem, method, width, settings, seed, cost, cost_of):
     space = RouteSpace(len(problem.tasks), dataset.layers, dataset.subnetworks, searches_queries=True, has_gates=True)
     random = np.random.default_rng([seed, 2])
 
-    def retrained(number):
+    def train(number):
         route = space.route_of(random.integers(0, space.num_routes, space.num_blocks))
-        return _retrained(problem, route, width, settings, [seed, number], input_layer=False)
+        return retrained(problem, route, width, settings, [seed, number], input_layer=False)
 
-    return _best_of(cost, retrained)
+    return _best_of(cost, train)
 
 
 def _best_of(cost, train):
@@ -97,11 +97,11 @@ def searched(problem, method, width, settings, seed, *, supernet, delay=0.0, can
     Each is trained from scratch, and the best on validation stays.
     """
     dataset, tasks = problem.dataset, len(problem.tasks)
-    _seed(seed)
+    set_seed(seed)
     layer = supernet(dataset, tasks, width, settings.dropout)
     model = problem.network(layer, settings)
     start = int(delay * problem.steps(dataset.epochs))
-    batches = _validation_batches(problem, seed)
+    batches = validation_batches(problem, seed)
     reward = "auc" if set(dataset.kinds.values()) == {"binary"} else "loss"
     search = RouteSearch(batches, reward, seed=seed, start_step=start, **options)
     fitted = problem.fit(model, settings, patience=None, callbacks=[search])
@@ -117,7 +117,7 @@ def searched(problem, method, width, settings, seed, *, supernet, delay=0.0, can
     layer.set_route(routes["derived"])
     found = {"inherited": _polished(problem, mtl.freeze(model), settings)}
     for number, (name, route) in enumerate(routes.items(), 1):
-        found[name] = _retrained(problem, route, width, settings, [seed, number], layer.input_layer)
+        found[name] = retrained(problem, route, width, settings, [seed, number], layer.input_layer)
     chosen = min(found, key=lambda name: found[name].validation_loss)
     extra |= {"chosen": chosen, "losses": {name: trained.validation_loss for name, trained in found.items()}}
     trained = found[chosen]
@@ -137,7 +137,7 @@ def _candidates(layer, policy, count, random):
     return {name: route for name, route in routes.items() if first[route] == name}
 
 
-def _retrained(problem, route, width, settings, seed, input_layer):
+def retrained(problem, route, width, settings, seed, input_layer):
     make = lambda: StaticRoute(route, width, input_layer=input_layer, dropout=settings.dropout)  # noqa: E731
     trained = _fitted(problem, make, settings, seed)
     return _with_route(trained, route, trained.extra)
@@ -159,7 +159,7 @@ def _with_route(trained, route, extra):
 
 
 def _fitted(problem, make_layer, settings, seed, tasks=None):
-    _seed(seed)
+    set_seed(seed)
     # Only now the layer: an initializer draws its seed when it is made.
     model = problem.network(make_layer(), settings, tasks)
     fitted = problem.fit(model, settings)
@@ -172,7 +172,7 @@ def _trained(problem, model, validation_loss, epochs, work):
     return Trained(validation_loss, predictions, model.count_params() - embedding, embedding, epochs, work)
 
 
-def _validation_batches(problem, seed):
+def validation_batches(problem, seed):
     """The validation rows in an order of their own, as whole batches: tensors, so that nothing is copied per step."""
     inputs, labels = problem.encoded.inputs["validation"], problem.encoded.labels["validation"]
     rows = len(next(iter(labels.values())))
@@ -184,7 +184,7 @@ def _validation_batches(problem, seed):
     ]
 
 
-def _seed(seed):
+def set_seed(seed):
     """A seed for everything Keras draws; a list is a seed and the number of the model within the run."""
     keras.utils.set_random_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]) % 2**31)
 

@@ -77,10 +77,10 @@ def measure(problem, arguments, records):
         for seed in range(arguments.supernets):
             where = {**key, "method": "supernet", "phase": "shared", "seed": seed}
             if not records.find(**where):
-                procedures._seed(seed)
+                procedures.set_seed(seed)
                 model = problem.network(shared := layer(), SETTINGS)
                 judge = JudgeRoutes(problem, shared, routes)
-                batches = procedures._validation_batches(problem, seed)
+                batches = procedures.validation_batches(problem, seed)
                 search = RouteSearch(batches, "loss", seed=seed, uniform_training=True, start_step=NEVER)
                 problem.fit(model, SETTINGS, epochs=arguments.epochs, patience=None, callbacks=[search, judge])
                 records.add({**where, "losses": judge.losses})
@@ -90,7 +90,7 @@ def measure(problem, arguments, records):
                 where = {**key, "method": name, "phase": "alone", "seed": seed}
                 if not records.find(**where):
                     keras.backend.clear_session()
-                    trained = procedures._retrained(problem, route, width, SETTINGS, [seed, 7], **shape)
+                    trained = procedures.retrained(problem, route, width, SETTINGS, [seed, 7], **shape)
                     records.add({**where, "loss": trained.validation_loss, "parameters": trained.parameters})
                 done.update()
     return list(routes)

@@ -190,7 +190,9 @@ class RouteSearch(keras.callbacks.Callback):
     def _weighed(self, routes):
         """Routes with what they cost, and for which tasks' rewards their blocks answer."""
         space = self.supernet.space
-        costs = np.array([self.subnetwork_cost * space.num_values(route) for route in routes], "float32")
+        costs = np.zeros(len(routes), "float32")
+        if self.subnetwork_cost:
+            costs += [self.subnetwork_cost * space.num_values(route) for route in routes]
         credit = np.ones((*routes.shape, self.supernet.num_tasks), "float32")
         if self.per_task_credit:
             credit = np.stack([space.answers_for(route) for route in routes])[..., self._task_order]

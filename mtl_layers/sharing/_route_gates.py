@@ -29,27 +29,38 @@ class RouteGates(keras.layers.Layer):
             )
         self.built = True
 
-    def call(self, inputs, routes, start, stop):
-        """Weights `[batch, blocks, subnetworks]` of the blocks from `start` to before `stop`.
+    def select(self, routes):
+        """What the blocks have in these routes, a tensor `[blocks]`: gathered once for all layers.
+
+        Returns `member` `[blocks, subnetworks]`, 1 where a block has a value, and, if there are gates, which value each
+        block asks, one-hot `[blocks, subnetworks]`, and the gates' kernels `[blocks, subnetworks, units]`.
+        """
+        queries = self.space.num_queries
+        subset_of, query_of = np.divmod(np.arange(self.space.num_routes, dtype="int32"), queries)
+        member = ops.take(self.space.member[subset_of], routes, axis=0)
+        if self.kernel is None:
+            return member, None, None
+        size = len(self.space.row_sizes)
+        block = np.arange(self.space.num_blocks, dtype="int32")[:, None] * (queries * size)
+        rows = block + ops.take(query_of[:, None] * size + self.space.row[subset_of], routes, axis=0)
+        kernel = ops.cast(ops.take(self.kernel, rows, axis=0), self.compute_dtype)
+        asked = np.eye(self.space.member.shape[1], dtype="float32")[query_of]
+        return member, ops.cast(ops.take(asked, routes, axis=0), kernel.dtype), kernel
+
+    def call(self, inputs, selected, start, stop):
+        """Weights `[batch, blocks, subnetworks]` of the blocks from `start` to before `stop`, as `selected`.
 
         `inputs` are what they may ask: the root feature `[batch, units]`, or all values `[batch, subnetworks, units]`.
         """
-        routes = routes[start:stop]
-        subsets, queries = routes // self.space.num_queries, routes % self.space.num_queries
-        member = ops.take(self.space.member, subsets, axis=0)  # [blocks, subnetworks]
-        if self.kernel is None:
+        member, asked, kernel = (found if found is None else found[start:stop] for found in selected)
+        if kernel is None:
             weights = member / ops.sum(member, axis=-1, keepdims=True)
             return ops.broadcast_to(weights, (ops.shape(inputs)[0], *member.shape))
-        first = (np.arange(start, stop, dtype="int32") * self.space.num_queries + queries) * len(self.space.row_sizes)
-        rows = ops.expand_dims(first, 1) + ops.take(self.space.row, subsets, axis=0)
-        kernel = ops.cast(ops.take(self.kernel, rows, axis=0), self.compute_dtype)
-        kernel = ops.transpose(kernel, (2, 0, 1))  # [units, blocks, subnetworks]
         if self.searches_queries:
-            # Each block's gate stands in the rows of its query and zeros in the rows of the others.
-            chosen = ops.transpose(ops.one_hot(queries, inputs.shape[1], dtype=kernel.dtype))
-            kernel = ops.expand_dims(ops.expand_dims(chosen, 1), 3) * ops.expand_dims(kernel, 0)
+            # Each block's gate stands in the columns of the value it asks and zeros in those of the others.
+            kernel = ops.expand_dims(ops.expand_dims(asked, 1), 3) * ops.expand_dims(kernel, 2)
             inputs = ops.reshape(inputs, (-1, inputs.shape[1] * inputs.shape[2]))
-        # One matmul for all blocks.
-        scores = ops.matmul(inputs, ops.reshape(kernel, (inputs.shape[-1], -1)))
+        # One matmul for all blocks: [batch, blocks * subnetworks].
+        scores = ops.matmul(inputs, ops.transpose(ops.reshape(kernel, (-1, inputs.shape[-1]))))
         scores = ops.cast(ops.reshape(scores, (-1, *member.shape)), "float32")
         return ops.softmax(ops.where(member > 0, scores, UNREAD), axis=-1)

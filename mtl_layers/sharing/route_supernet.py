@@ -191,13 +191,13 @@ class RouteSupernet(keras.layers.Layer):
         elif not training:
             routes = self.policy(routes)
         root = inputs if self.stem is None else self.stem(inputs, training=training)[:, 0]  # [batch, units]
-        values, start, all_weights = root, 0, []
+        values, start, all_weights, selected = root, 0, [], self.gates.select(routes)
         for layer, stack in enumerate(self.subnetworks):
             hidden = stack(values, training=training)  # [batch, subnetworks, units]
             stop = self.num_blocks if layer + 1 == self.num_layers else start + self.num_subnetworks
             asked = root if self.query == "root" else hidden
             # [batch, blocks of this layer, subnetworks]
-            all_weights.append(self.gates(asked, routes=routes, start=start, stop=stop))
+            all_weights.append(self.gates(asked, selected=selected, start=start, stop=stop))
             values = ops.matmul(ops.cast(all_weights[-1], hidden.dtype), hidden)  # [batch, these blocks, units]
             start = stop
         return values, all_weights
