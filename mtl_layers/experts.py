@@ -1,12 +1,13 @@
 """A stack of equally shaped networks, evaluated as one batched matmul per layer."""
 
-from mtl_layers._checks import check_hidden_units, check_positive, check_rate
+from mtl_layers._checks import check_hidden_units, check_positive
+from mtl_layers._expert_arguments import ExpertArguments
 from mtl_layers._initializers import Stacked
 from mtl_layers._keras import keras, ops, register
 
 
 @register
-class Experts(keras.layers.Layer):
+class Experts(ExpertArguments):
     """`num_experts` feed-forward networks of one shape, on one input or on one input each.
 
     ```
@@ -47,26 +48,11 @@ class Experts(keras.layers.Layer):
         self,
         num_experts,
         hidden_units=(64,),
-        *,
-        activation="relu",
-        dropout=0.0,
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.num_experts = check_positive("num_experts", num_experts)
         self.hidden_units = check_hidden_units("hidden_units", hidden_units)
-        self.activation = keras.activations.get(activation)
-        self.dropout = check_rate("dropout", dropout)
-        self.use_bias = use_bias
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self.dropout_layer = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy) if self.dropout else None
 
     def build(self, input_shape):
@@ -126,11 +112,4 @@ class Experts(keras.layers.Layer):
             **super().get_config(),
             "num_experts": self.num_experts,
             "hidden_units": list(self.hidden_units),
-            "activation": keras.activations.serialize(self.activation),
-            "dropout": self.dropout,
-            "use_bias": self.use_bias,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
-            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
-            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
         }

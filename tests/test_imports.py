@@ -10,6 +10,7 @@ ORDER = (
     "_keras",
     "_checks",
     "_initializers",
+    "_expert_arguments",
     "_multiply_adds",
     "features",
     "embedding",

@@ -1,24 +1,15 @@
 """The engine of the mixture-of-experts family: levels of experts and gates, evaluated from a `Wiring`."""
 
-from mtl_layers._checks import check_positive, check_rate
+from mtl_layers._checks import check_positive
+from mtl_layers._expert_arguments import ExpertArguments
 from mtl_layers._keras import keras, ops
 from mtl_layers.experts import Experts
 from mtl_layers.gates import Gate, SoftmaxGate
 from mtl_layers.sharing._frozen_mixture import FrozenMixture
 from mtl_layers.sharing._wiring import ROOT, gates_of
 
-_EXPERT_ARGUMENTS = (
-    "activation",
-    "dropout",
-    "use_bias",
-    "kernel_initializer",
-    "bias_initializer",
-    "kernel_regularizer",
-    "bias_regularizer",
-)
 
-
-class Mixture(keras.layers.Layer):
+class Mixture(ExpertArguments):
     """Base of the sharing layers that mix experts by gates.
 
     A subclass names its arguments and says in `wiring()` who reads what; building, calling, gate weights and freezing
@@ -35,13 +26,6 @@ class Mixture(keras.layers.Layer):
         num_tasks,
         *,
         gate=None,
-        activation="relu",
-        dropout=0.0,
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -54,13 +38,6 @@ class Mixture(keras.layers.Layer):
         if gate is not None and not isinstance(gate, Gate):
             raise ValueError(f"`gate` must be a gate layer such as mtl.TopKGate(k=2), or None; received: gate={gate!r}")
         self.gate = gate
-        self.activation = keras.activations.get(activation)
-        self.dropout = check_rate("dropout", dropout)
-        self.use_bias = use_bias
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
 
     def _make_levels(self):
         """Called by subclasses at the end of `__init__`: errors of arguments come there and not in `build`."""
@@ -82,15 +59,6 @@ class Mixture(keras.layers.Layer):
             )
             count, names = len(level.expert_inputs), {"name": f"gates_{depth}", "dtype": self.dtype_policy}
             self.gate_levels.append(gates_of(self.gate_prototype(), count, level.gates, **names))
-
-    def expert_arguments(self):
-        """The arguments of the experts in training."""
-        return {name: getattr(self, name) for name in _EXPERT_ARGUMENTS}
-
-    def expert_config(self):
-        """The arguments of the experts in a frozen layer, serialised."""
-        config = self.get_config()
-        return {name: config[name] for name in _EXPERT_ARGUMENTS}
 
     def gate_prototype(self):
         """The gate that this layer's gates are made from."""
@@ -166,18 +134,11 @@ class Mixture(keras.layers.Layer):
 
     def get_config(self):
         config = {
+            **super().get_config(),
             "num_tasks": self.num_tasks,
             "gate": None if self.gate is None else keras.saving.serialize_keras_object(self.gate),
-            "activation": keras.activations.serialize(self.activation),
-            "dropout": self.dropout,
-            "use_bias": self.use_bias,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
-            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
-            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
         }
-        own = {name: value for name, value in config.items() if name not in self.derived}
-        return {**super().get_config(), **own}
+        return {name: value for name, value in config.items() if name not in self.derived}
 
     @classmethod
     def from_config(cls, config):

@@ -3,7 +3,8 @@
 import random
 from numbers import Real
 
-from mtl_layers._checks import check_number, check_positive, check_rate
+from mtl_layers._checks import check_number, check_positive
+from mtl_layers._expert_arguments import ExpertArguments
 from mtl_layers._keras import keras, register
 from mtl_layers.experts import Experts
 from mtl_layers.sharing._allocated_level import AllocatedLevel
@@ -12,19 +13,9 @@ from mtl_layers.sharing._component_levels import ComponentLevels
 from mtl_layers.sharing._component_stack import ComponentStack, check_distinct, layers_after, lists_of_layers
 from mtl_layers.sharing.ple import units_per_level
 
-_DENSE_ARGUMENTS = (
-    "activation",
-    "dropout",
-    "use_bias",
-    "kernel_initializer",
-    "bias_initializer",
-    "kernel_regularizer",
-    "bias_regularizer",
-)
-
 
 @register
-class GumbelMatrix(ComponentLevels):
+class GumbelMatrix(ExpertArguments, ComponentLevels):
     """Levels of components, and for every task a learned choice of the components that it uses.
 
     ```
@@ -107,13 +98,6 @@ class GumbelMatrix(ComponentLevels):
         entropy_weight=0.0,
         allow_empty=False,
         seed=None,
-        activation="relu",
-        dropout=0.0,
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -137,22 +121,14 @@ class GumbelMatrix(ComponentLevels):
         self.entropy_weight = check_number("entropy_weight", entropy_weight)
         self.allow_empty = allow_empty
         self.seed = seed if seed is None else check_positive("seed", seed, minimum=0, maximum=2**31 - 1)
-        self.activation = keras.activations.get(activation)
-        self.dropout = check_rate("dropout", dropout)
-        self.use_bias = use_bias
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self._make_levels(components, after)
 
     def _make_levels(self, components, after):
         if components is None:
             counts = self.num_components if isinstance(self.num_components, list | tuple) else (self.num_components,)
             counts = [check_positive("num_components", count) for count in counts]
-            arguments = {name: getattr(self, name) for name in _DENSE_ARGUMENTS}
             stacks = [
-                Experts(count, units, dtype=self.dtype_policy, **arguments)
+                Experts(count, units, dtype=self.dtype_policy, **self.expert_arguments())
                 for count, units in zip(counts, units_per_level(self.hidden_units, len(counts)), strict=True)
             ]
         else:
@@ -206,13 +182,6 @@ class GumbelMatrix(ComponentLevels):
             "entropy_weight": self.entropy_weight,
             "allow_empty": self.allow_empty,
             "seed": self.seed,
-            "activation": keras.activations.serialize(self.activation),
-            "dropout": self.dropout,
-            "use_bias": self.use_bias,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
-            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
-            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
         }
 
     @classmethod

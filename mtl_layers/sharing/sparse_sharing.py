@@ -2,16 +2,16 @@
 
 import numpy as np
 
-from mtl_layers._checks import check_hidden_units, check_positive, check_rate
+from mtl_layers._checks import check_hidden_units, check_positive
+from mtl_layers._expert_arguments import ExpertArguments
 from mtl_layers._initializers import SideBySide
 from mtl_layers._keras import keras, ops, register
 from mtl_layers.sharing._frozen_sparse import FrozenSparse
 from mtl_layers.sharing._masks import check_masks, hierarchical_masks, kept_fractions, overlap_ratio
-from mtl_layers.sharing._mixture import _EXPERT_ARGUMENTS
 
 
 @register
-class SparseSharing(keras.layers.Layer):
+class SparseSharing(ExpertArguments):
     """Every task reads its own sparse part of one network; the parts overlap where tasks have something in common.
 
     ```
@@ -65,26 +65,11 @@ class SparseSharing(keras.layers.Layer):
         self,
         num_tasks,
         hidden_units=(64,),
-        *,
-        activation="relu",
-        dropout=0.0,
-        use_bias=True,
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        kernel_regularizer=None,
-        bias_regularizer=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.num_tasks = check_positive("num_tasks", num_tasks)
         self.hidden_units = check_hidden_units("hidden_units", hidden_units)
-        self.activation = keras.activations.get(activation)
-        self.dropout = check_rate("dropout", dropout)
-        self.use_bias = use_bias
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self.dropout_layer = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy) if self.dropout else None
 
     def build(self, input_shape):
@@ -212,23 +197,11 @@ class SparseSharing(keras.layers.Layer):
         """What a report of `freeze` counts: the dense layers that tasks use."""
         return {"dense layers": int(sum(mask.any(axis=(1, 2)).sum() for mask in self.get_masks()))}
 
-    def expert_config(self):
-        """The arguments of the dense layers, serialised."""
-        config = self.get_config()
-        return {name: config[name] for name in _EXPERT_ARGUMENTS}
-
     def get_config(self):
         return {
             **super().get_config(),
             "num_tasks": self.num_tasks,
             "hidden_units": list(self.hidden_units),
-            "activation": keras.activations.serialize(self.activation),
-            "dropout": self.dropout,
-            "use_bias": self.use_bias,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
-            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
-            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
         }
 
 
