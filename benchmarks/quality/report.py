@@ -38,7 +38,8 @@ def interval(values):
 def final_runs(rows):
     """Dict from method to its final runs at the settings with the least validation loss of its tuning, by seed."""
     runs = {}
-    for method in dict.fromkeys(row["method"] for row in rows if row["phase"] == "final"):
+    trained = {row["method"] for row in rows if row["phase"] == "final"}
+    for method in (method for method in METHODS if method in trained):
         mine = [row for row in rows if row["method"] == method]
         tuned = METHODS[method].tuned_as or method
         tuned = [row for row in rows if row["method"] == tuned and row["phase"] == "tuning"]
@@ -161,6 +162,20 @@ def _said(row):
     return text + "".join(f", {name} {count}" for name, count in routes.get("chosen", {}).items())
 
 
+def _made_with(name, rows, table):
+    """The command that gives these runs, and the versions that it ran with."""
+    seeds = max(row["seeds"] for row in table.values())
+    tuned = [row["method"] for row in rows if row["phase"] == "tuning"]
+    budget = max(map(tuned.count, tuned), default=0)
+    more = f"--methods {','.join(table)} --seeds {seeds} --budget {budget}"
+    command = f"python -m benchmarks.quality.run --dataset {name} {more}"
+    return f"`{command}`, with {_listed(rows[-1]['versions'])}."
+
+
+def _listed(values, thousands=""):
+    return ", ".join(f"{name} {value:{thousands}}" for name, value in values.items())
+
+
 def draw(name, table, kinds, path):
     """A panel per measure: every seed a small dot, the mean with its interval, and the baseline's mean as a line."""
     measured = list(next(iter(table.values()))["mean"])
@@ -197,8 +212,8 @@ def report(path):
         figure = path.with_name(re.sub(r"[^\w.=-]", "_", f"{name}-quick" if quick else name) + ".png")
         draw(title, table, chosen[0]["kinds"], figure)
         text = markdown(name, table, chosen[0]["kinds"])
-        counts = ", ".join(f"{part} {count:,}" for part, count in chosen[0]["rows"].items())
-        sections.append(f"## {title}\n\nRows: {counts}.\n\n{text}\n\n![{title}]({figure.name})\n")
+        head = f"Rows: {_listed(chosen[0]['rows'], ',')}. {_made_with(name, chosen, table)}"
+        sections.append(f"## {title}\n\n{head}\n\n{text}\n\n![{title}]({figure.name})\n")
         numbers[title] = table
     if not sections:
         raise SystemExit(f"{path} has no final run yet: python -m benchmarks.quality.run --help")
