@@ -5,6 +5,7 @@ import io
 import os
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import tensorflow as tf
@@ -13,8 +14,10 @@ from mtl_layers._keras import BACKEND, keras
 from mtl_layers._multiply_adds import graph_multiply_adds
 from mtl_layers.freeze import freeze, trace
 from mtl_layers.towers import Towers
+from serving.exporting.endpoint import predict, traced
 from serving.exporting.manifest import write_manifest
 from serving.exporting.parsing import parsing_spec
+from serving.exporting.score import SCORE, SCORE_WITH_WEIGHTS, check_score, score_functions
 from serving.exporting.warmup import write_warmup_requests
 from serving.versions import find_versions
 
@@ -22,7 +25,7 @@ DEFAULT = "serving_default"
 EXAMPLES = "examples"
 
 
-def export(model, directory, tasks=None, *, version=None, warmup=None, batch_sizes=(1,), verbose=True):
+def export(model, directory, tasks=None, *, score=None, version=None, warmup=None, batch_sizes=(1,), verbose=True):
     """Writes `directory/<version>/`: a SavedModel with a signature per task, and publishes it in one step.
 
     Signatures: `serving_default` (all tasks), one named after each task (that task's part only), and `examples` (all
@@ -36,6 +39,9 @@ def export(model, directory, tasks=None, *, version=None, warmup=None, batch_siz
         model: A built functional Keras model, on the TensorFlow backend or tf_keras.
         directory: The model's base directory, the one that TensorFlow Serving watches.
         tasks: Names of the tasks to export. Defaults to `None`, all.
+        score: A `mtl.ScoreFusion` over tasks and features, for two more signatures. `score` gives the score with the
+            weights that the layer has now: after `score.assign` export the same model again. `score_with_weights` takes
+            the weights as inputs, `weight_<name>` of shape `[batch, 1]` each. Defaults to `None`.
         version: A positive integer. Defaults to `None`: the highest version there, plus 1.
         warmup: Dict of raw feature arrays whose rows fill the warm-up requests. Defaults to `None`: empty strings and
             zeros.
@@ -49,16 +55,18 @@ def export(model, directory, tasks=None, *, version=None, warmup=None, batch_siz
     Raises:
         FileExistsError: If the version exists.
         OSError: If the directory cannot be written; nothing is then published.
-        ValueError: If a task is unknown, bears a reserved name, or is also an input (a label among the features), or
-            `warmup` lacks a feature.
+        ValueError: If a task is unknown, bears a reserved name, or is also an input (a label among the features),
+            `score` has a weight for something else, or `warmup` lacks a feature.
 
     Example:
         >>> path = serving.export(model, "models/ranker", warmup=rows, batch_sizes=(1, 32))
     """
     _check_backend()
     directory = Path(directory)
-    views, features = _views(model, tasks)
+    views, scored, features = _views(model, tasks, score)
     functions = _functions(views, features)
+    if score is not None:
+        functions.update(score_functions(score, scored, features))
     version = _new_version(directory, version)
     final = directory / str(version)
     directory.mkdir(parents=True, exist_ok=True)
@@ -68,7 +76,8 @@ def export(model, directory, tasks=None, *, version=None, warmup=None, batch_siz
         _write(functions, model, staging)
         write_warmup_requests(staging, functions, warmup, batch_sizes)
         counts = {name: graph_multiply_adds(f.get_concrete_function().graph) for name, f in functions.items()}
-        write_manifest(staging, version, views[DEFAULT], [n for n in views if n != DEFAULT], functions, counts)
+        names = [name for name in views if name != DEFAULT]
+        write_manifest(staging, version, views[DEFAULT], names, functions, counts, score)
         _sync(staging)
         try:
             os.rename(staging, final)
@@ -96,26 +105,33 @@ def _check_backend():
         )
 
 
-def _views(model, tasks):
-    """For each signature a Keras model, all of them over the same variables; and the specs of the features."""
+def _views(model, tasks, score):
+    """For each signature, and for the score, a Keras model, all over the same variables; the specs of the features."""
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
         raise ValueError(f"`model` must be a built functional Keras model; received: {model!r}")
     if any(isinstance(layer, Towers) for layer in model.layers):
         everything = freeze(model, tasks)
-        names = list(trace(everything)[0].task_names)
-        views = {name: freeze(everything, [name]) for name in names}
+        names = list(trace(everything)[0].output_names)
+
+        def view(wanted):
+            return freeze(everything, wanted)
+
     else:
         outputs = model.output if isinstance(model.output, dict) else dict(_numbered(model.outputs))
         names = list(outputs) if tasks is None else list(tasks)
         if any(name not in outputs for name in names):
             raise ValueError(f"`tasks` must be names among {list(outputs)}; received: tasks={tasks!r}")
         everything = keras.Model(model.input, {name: outputs[name] for name in names})
-        views = {name: keras.Model(model.input, {name: outputs[name]}) for name in names}
+
+        def view(wanted):
+            return keras.Model(model.input, {name: outputs[name] for name in wanted})
+
     given = model.input if isinstance(model.input, dict) else {tensor.name: tensor for tensor in model.inputs}
     features = {
         name: tf.TensorSpec(tensor.shape, tf.as_dtype(tensor.dtype), name=name) for name, tensor in given.items()
     }
-    reserved = [name for name in names if name in (DEFAULT, EXAMPLES)]
+    signatures = (DEFAULT, EXAMPLES) if score is None else (DEFAULT, EXAMPLES, SCORE, SCORE_WITH_WEIGHTS)
+    reserved = [name for name in names if name in signatures]
     if reserved:
         raise ValueError(f"`tasks` must not bear the names of signatures; received: {reserved}")
     labels = [name for name in names if name in features]
@@ -123,7 +139,8 @@ def _views(model, tasks):
         raise ValueError(
             f"`model` must not take a task's label as a feature; received: {labels} both among inputs and outputs"
         )
-    return {DEFAULT: everything, **views}, features
+    scored = None if score is None else view(check_score(score, names, features))
+    return {DEFAULT: everything, **{name: view([name]) for name in names}}, scored, features
 
 
 def _numbered(outputs):
@@ -132,24 +149,11 @@ def _numbered(outputs):
 
 def _functions(views, features):
     """The signatures, as traced `tf.function`s."""
-
-    def signature(view, arguments, prepare=None):
-        def run(inputs):
-            rows = inputs if prepare is None else prepare(inputs[EXAMPLES])
-            if not isinstance(view.input, dict):
-                rows = list(rows.values()) if isinstance(view.input, list) else next(iter(rows.values()))
-            return view(rows, training=False)
-
-        function = tf.function(run, input_signature=[arguments])
-        function.get_concrete_function()
-        return function
-
+    functions = {name: traced(partial(predict, view), features) for name, view in views.items()}
     spec, finish = parsing_spec(features)
-    functions = {name: signature(view, features) for name, view in views.items()}
-    functions[EXAMPLES] = signature(
-        views[DEFAULT],
+    functions[EXAMPLES] = traced(
+        lambda inputs: predict(views[DEFAULT], finish(tf.io.parse_example(inputs[EXAMPLES], spec))),
         {EXAMPLES: tf.TensorSpec([None], tf.string, name=EXAMPLES)},
-        prepare=lambda serialized: finish(tf.io.parse_example(serialized, spec)),
     )
     return functions
 

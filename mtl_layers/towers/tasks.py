@@ -59,7 +59,16 @@ class MultiClass:
         return self.num_classes
 
 
-KINDS = {kind.__name__: kind for kind in (Binary, Regression, MultiClass)}
+@dataclass(frozen=True)
+class Body:
+    """No prediction: hidden layers that other tasks read. What freezing leaves of a task that is not wanted itself."""
+
+    hidden_units: tuple[int, ...]
+    units = None
+    activation = None
+
+
+KINDS = {kind.__name__: kind for kind in (Binary, Regression, MultiClass, Body)}
 
 
 def serialize(task):

@@ -3,7 +3,7 @@
 from mtl_layers._checks import check_indexes, check_rate
 from mtl_layers._keras import keras, ops, register
 from mtl_layers.experts import Experts
-from mtl_layers.towers.tasks import deserialize, serialize
+from mtl_layers.towers.tasks import Body, deserialize, serialize
 
 
 @register
@@ -63,7 +63,17 @@ class Towers(keras.layers.Layer):
             hidden_units, units = task.hidden_units, task.units
             if hidden_units:
                 self.hidden.append(self._stack(group, hidden_units, f"hidden_{number}", self.activation, self.dropout))
-            self.heads.append(self._stack(group, (units,), f"heads_{number}", "linear", 0.0))
+            if units:
+                self.heads.append(self._stack(group, (units,), f"heads_{number}", "linear", 0.0))
+
+    @property
+    def output_names(self):
+        """Names of the predictions, in their order."""
+        return tuple(name for name, task in self.tasks if task.units)
+
+    def reads(self, outputs):
+        """Indexes of the tasks whose inputs the given predictions (as indexes) need, in the order of a frozen list."""
+        return tuple(outputs)
 
     def _partition(self):
         """Groups of task indexes; the towers of a group have one shape."""
@@ -97,27 +107,38 @@ class Towers(keras.layers.Layer):
             units = self.tasks[group[0]][1].hidden_units
             if hidden is not None:
                 hidden.build((None, len(group), width))
-            head.build((None, len(group), units[-1] if units else width))
+            if head is not None:
+                head.build((None, len(group), units[-1] if units else width))
         self.built = True
 
     def _parts(self):
-        """For each group: its task indexes, its hidden layers (None where it has none), its heads."""
-        hidden = iter(self.hidden)
-        for group, head in zip(self._groups, self.heads, strict=True):
-            yield group, next(hidden) if self.tasks[group[0]][1].hidden_units else None, head
+        """For each group: its task indexes, its hidden layers, its heads; None where it has none of them."""
+        hidden, heads = iter(self.hidden), iter(self.heads)
+        for group in self._groups:
+            task = self.tasks[group[0]][1]
+            yield group, next(hidden) if task.hidden_units else None, next(heads) if task.units else None
 
     def call(self, inputs, training=None):
-        scores = {}
-        for group, hidden, head in self._parts():
+        return self._predictions(self._hidden_values(inputs, training))
+
+    def _hidden_values(self, inputs, training):
+        """What the heads read: `[batch, group, units]` for each group."""
+        stacks = []
+        for group, hidden, _ in self._parts():
             values = self._inputs_of(group, inputs)  # [batch, group, units]
-            if hidden is not None:
-                values = hidden(values, training=training)
-            values = head(values)
-            for position, index in enumerate(group):
-                scores[index] = values[:, position]
+            stacks.append(values if hidden is None else hidden(values, training=training))
+        return stacks
+
+    def _predictions(self, stacks):
+        scores = {}
+        for (group, _, head), values in zip(self._parts(), stacks, strict=True):
+            if head is not None:
+                values = head(values)
+                scores.update({index: values[:, position] for position, index in enumerate(group)})
         return {
             name: keras.activations.get(task.activation)(ops.cast(scores[index], "float32"))
             for index, (name, task) in enumerate(self.tasks)
+            if task.units
         }
 
     def _inputs_of(self, group, inputs):
@@ -127,7 +148,7 @@ class Towers(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         batch = input_shape[0]
-        return {name: (batch, task.units) for name, task in self.tasks}
+        return {name: (batch, task.units) for name, task in self.tasks if task.units}
 
     def inventory(self):
         """What a report of `freeze` counts."""
@@ -136,7 +157,7 @@ class Towers(keras.layers.Layer):
     def freeze(self, tasks=None):
         """Returns the towers of the given tasks (all by default, as indexes), each with weights of its own.
 
-        They take a list with one `[batch, units]` per task and start with these towers' weights.
+        They take a list with one `[batch, units]` for each of `reads(tasks)` and start with these towers' weights.
         """
         return FrozenTowers.from_towers(self, check_indexes("tasks", tasks, len(self.tasks)))
 
@@ -163,16 +184,21 @@ class FrozenTowers(Towers):
     """
 
     @classmethod
-    def from_towers(cls, towers, tasks):
+    def from_towers(cls, towers, tasks, headless=(), **arguments):
+        """The towers of the given tasks; of those in `headless`, which others read, the hidden layers only."""
         if not towers.built:
             raise ValueError(f"`{towers.name}` must be built before it is frozen: call it on data or fit it first")
         shares = isinstance(towers, FrozenTowers)
-        config = {key: value for key, value in towers.get_config().items() if key not in ("name", "dtype", "tasks")}
+        config = Towers.get_config(towers)  # what a subclass adds comes in `arguments`
+        config = {key: value for key, value in config.items() if key not in ("name", "dtype", "tasks")} | arguments
         if not shares:
             config["name"] = f"{towers.name}_frozen"
         if shares:
             config["dropout"] = 0.0  # its own parts give way to shared ones, and must leave no random state behind
-        frozen = cls(dict(towers.tasks[task] for task in tasks), dtype=towers.dtype_policy, **config)
+        kept = dict(towers.tasks[task] for task in tasks)
+        for name in (towers.task_names[task] for task in headless):
+            kept[name] = Body(kept[name].hidden_units)
+        frozen = cls(kept, dtype=towers.dtype_policy, **config)
         origins = {
             index: (position, hidden, head)
             for group, hidden, head in towers._parts()
@@ -181,7 +207,7 @@ class FrozenTowers(Towers):
         if shares:
             frozen.dropout = towers.dropout
             frozen.hidden = [origins[task][1] for task in tasks if origins[task][1] is not None]
-            frozen.heads = [origins[task][2] for task in tasks]
+            frozen.heads = [origins[task][2] for task in tasks if task not in headless]
             frozen.built = True
             return frozen
         first = origins[tasks[0]]
@@ -190,7 +216,8 @@ class FrozenTowers(Towers):
             position, old_hidden, old_head = origins[task]
             if hidden is not None:
                 hidden.inherit(old_hidden, [position])
-            head.inherit(old_head, [position])
+            if head is not None:
+                head.inherit(old_head, [position])
         return frozen
 
     def _partition(self):

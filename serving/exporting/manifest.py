@@ -13,13 +13,16 @@ FILE = "manifest.json"
 FORMAT = 1
 
 
-def write_manifest(path, version, model, tasks, functions, counts):
-    """Writes `manifest.json`: versions, tasks, features, signatures, parameters, and a checksum for each file."""
+def write_manifest(path, version, model, tasks, functions, counts, score=None):
+    """Writes `manifest.json`: versions, tasks, features, signatures, parameters, and a checksum for each file.
+
+    With a `ScoreFusion` also the weights that its signature has.
+    """
     features = functions["serving_default"].input_signature[0]
     signatures = {
         name: {
             "inputs": list(function.input_signature[0]),
-            "outputs": [task for task in tasks if task in function.get_concrete_function().structured_outputs],
+            "outputs": sorted(function.get_concrete_function().structured_outputs, key=[*tasks, "score"].index),
             "multiply_adds": counts[name],
         }
         for name, function in functions.items()
@@ -38,6 +41,7 @@ def write_manifest(path, version, model, tasks, functions, counts):
             name: {"dtype": spec.dtype.name, "shape": spec.shape.as_list()} for name, spec in features.items()
         },
         "signatures": signatures,
+        **({} if score is None else {"score_weights": score.task_weights}),
         "parameters": model.count_params(),
         "files": {
             str(file.relative_to(path)): {"sha256": _sha256(file), "bytes": file.stat().st_size}

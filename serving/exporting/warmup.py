@@ -34,8 +34,8 @@ def write_warmup_requests(path, functions, rows, batch_sizes):
 
 def _batch(specs, features, rows, size):
     batch = {name: _column(spec, rows, size) for name, spec in features.items()}
-    if set(specs) == set(features):
-        return batch
+    if set(features) <= set(specs):
+        return batch | {name: _column(spec, None, size) for name, spec in specs.items() if name not in features}
     examples = [
         tf.train.Example(
             features=tf.train.Features(feature={name: _feature(column[row]) for name, column in batch.items()})
