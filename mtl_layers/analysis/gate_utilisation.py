@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtl_layers._keras import keras, ops
-from mtl_layers.freeze import trace
+from mtl_layers._keras import ops
+from mtl_layers.analysis._sharing_inputs import sharing_inputs
 
 
 @dataclass(frozen=True)
@@ -13,15 +13,23 @@ class GateUtilisation:
     """Mean and standard deviation of every gate weight of one level, each `[gates, experts]`.
 
     `read` is False where a gate does not read an expert; the gates of the last level are those of the tasks, in order.
+    `entropy` `[gates]` is the mean over rows of the entropy of a gate's weights, in nats: 0 where it takes a single
+    expert for each row, though it may be another one every time.
     """
 
     mean: np.ndarray
     std: np.ndarray
     read: np.ndarray
+    entropy: np.ndarray | None = None
+
+    @property
+    def effective_experts(self):
+        """How many experts each gate uses over all rows, `[gates]`: exp of the entropy of its mean weights."""
+        return np.exp(_entropy(self.mean))
 
 
 def gate_utilisation(model, data):
-    """Mean and standard deviation of each gate weight over a data set, for a model with a mixture-of-experts layer.
+    """Mean and standard deviation of each gate weight over a data set, and the entropy of each gate.
 
     Args:
         model: A functional model whose outputs are those of `mtl.Towers` on a sharing layer with gates.
@@ -37,33 +45,30 @@ def gate_utilisation(model, data):
         >>> levels = mtl.analysis.gate_utilisation(model, rows)
         >>> levels[-1].mean.shape                   # [tasks, experts]; rows sum to 1
         (2, 4)
+        >>> bool((levels[-1].effective_experts <= 4).all())
+        True
 
     Source: Tang et al., RecSys 2020, expert utilisation analysis.
     """
-    _, sharing = trace(model)
-    if not hasattr(sharing, "gate_weights"):
-        raise ValueError(f"`model` must have a sharing layer with gates; received: {type(sharing).__name__}")
-    below = keras.Model(model.input, sharing.input)
-    batches = [data] if isinstance(data, dict | np.ndarray) else data
-    rows, totals, squares = 0, None, None
-    for batch in batches:
-        batch = batch[0] if isinstance(batch, tuple) else batch
-        weights = [
-            np.asarray(ops.convert_to_numpy(level), "float64")
-            for level in sharing.gate_weights(below(batch, training=False))
-        ]
-        totals = [0.0] * len(weights) if totals is None else totals
-        squares = [0.0] * len(weights) if squares is None else squares
+    sharing, batches = sharing_inputs(model, data, "gate_weights", "gates")
+    rows, sums = 0, None
+    for inputs in batches:
+        weights = [np.asarray(ops.convert_to_numpy(level), "float64") for level in sharing.gate_weights(inputs)]
         rows += len(weights[0])
-        totals = [total + level.sum(axis=0) for total, level in zip(totals, weights, strict=True)]
-        squares = [total + (level**2).sum(axis=0) for total, level in zip(squares, weights, strict=True)]
-    if not rows:
-        raise ValueError("`data` must have at least one row; received: none")
+        found = [[values.sum(axis=0) for values in (level, level**2, _entropy(level))] for level in weights]
+        if sums is None:
+            sums = [[0.0, 0.0, 0.0] for _ in found]
+        sums = [[a + b for a, b in zip(*both, strict=True)] for both in zip(sums, found, strict=True)]
     levels = []
-    for total, square, reads in zip(totals, squares, sharing.gate_reads(), strict=True):
-        mean = total / rows
-        levels.append(GateUtilisation(mean, np.sqrt(np.maximum(square / rows - mean**2, 0.0)), reads))
+    for (total, square, entropy), reads in zip(sums, sharing.gate_reads(), strict=True):
+        mean, std = total / rows, np.sqrt(np.maximum(square / rows - (total / rows) ** 2, 0.0))
+        levels.append(GateUtilisation(mean, std, reads, entropy / rows))
     return levels
+
+
+def _entropy(weights):
+    """Of the last axis, in nats."""
+    return -(weights * np.log(np.where(weights > 0, weights, 1.0))).sum(axis=-1)
 
 
 def plot_gate_utilisation(utilisation, gate_names, axes, title=None, expert_names=None):

@@ -1,0 +1,120 @@
+"""The GAUC of held-out rows in the logs of `fit`."""
+
+import numpy as np
+
+from mtl_layers._keras import keras
+from mtl_layers.analysis.gauc import gauc
+from mtl_layers.losses import MaskedLoss
+
+
+class GroupedAUC(keras.callbacks.Callback):
+    """Writes the GAUC of each task on held-out data into the logs of every epoch, exact over all of its rows.
+
+    Put it before callbacks that read the logs, such as EarlyStopping and TensorBoard.
+
+    Args:
+        data: Held-out rows: a `tf.data.Dataset` of batches `(features, labels)` or `(features, labels, weights)`, or
+            one such tuple of arrays. Labels are a dict of tasks; so are weights, or one array for all tasks.
+        group: Name of the feature that says to which group a row belongs, such as the user; or an array with the group
+            of each row in the order of `data`, where the model does not read it.
+        tasks: Names of the tasks to judge. Defaults to `None`, all outputs of one column.
+        batch_size: Rows of a batch, where `data` is a tuple of arrays. Defaults to `1024`.
+
+    Logs: `val_<task>_gauc`, by `mtl.analysis.gauc`. Rows whose label is missing, as the compiled
+    `mtl.losses.MaskedLoss` says, do not count.
+
+    Raises:
+        ValueError: If the features have no column `group`, labels lack a task, `tasks` names one that the model does
+            not have, or as `gauc`.
+
+    Example:
+        >>> held_out = rows, {"click": np.array([0.0, 1.0, 0.0, 1.0, 0.0])}
+        >>> per_user = mtl.analysis.GroupedAUC(held_out, np.array([7, 7, 7, 8, 8]), tasks=["click"])
+        >>> # model.fit(..., callbacks=[per_user, keras.callbacks.EarlyStopping("val_click_gauc", mode="max")])
+    """
+
+    def __init__(self, data, group, tasks=None, batch_size=1024):
+        super().__init__()
+        self.data = data
+        self.group = group
+        self.tasks = tasks
+        self.batch_size = batch_size
+        self._supports_tf_logs = True  # else Keras 2 hands out copies, and EarlyStopping does not see ours
+
+    def on_train_begin(self, logs=None):
+        self._check(next(iter(self._batches())), self._tasks())  # not only after an epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is not None:
+            logs.update({f"val_{task}_gauc": value for task, value in self.scores().items()})
+
+    def scores(self):
+        """Dict from task to the GAUC of the model as it is."""
+        if hasattr(self.model, "jax_state_sync"):
+            self.model.jax_state_sync()  # JAX keeps the state of `fit` outside the variables until it is asked for
+        tasks = self._tasks()
+        groups, columns = [], {task: [] for task in tasks}
+        for batch in self._batches():
+            self._check(batch, tasks)
+            features, labels, weights = batch
+            predicted = self.model.predict_on_batch(features)
+            if isinstance(self.group, str):
+                groups.append(np.ravel(np.asarray(features[self.group])))
+            for task in tasks:
+                label, score = np.ravel(np.asarray(labels[task])), np.ravel(predicted[task])
+                weight = weights[task] if isinstance(weights, dict) else weights
+                weight = np.ones(len(label)) if weight is None else np.ravel(np.asarray(weight))
+                columns[task].append((label, score, np.where(self._missing(task, label), 0.0, weight)))
+        groups = np.concatenate(groups) if groups else self.group
+        found = {}
+        for task, parts in columns.items():
+            labels, scores, weights = (np.concatenate(column) for column in zip(*parts, strict=True))
+            found[task] = gauc(labels, scores, groups, weights)
+        return found
+
+    def _batches(self):
+        """Batches `(features, labels, weights)`."""
+        if not isinstance(self.data, tuple):
+            for features, labels, *weights in self.data:
+                yield features, labels, weights[0] if weights else None
+            return
+        features, labels, *weights = self.data
+        weights = weights[0] if weights else None
+        rows = len(next(iter(labels.values())) if isinstance(labels, dict) else labels)
+        for start in range(0, rows, self.batch_size):
+            yield tuple(_rows(part, slice(start, start + self.batch_size)) for part in (features, labels, weights))
+
+    def _check(self, batch, tasks):
+        features, labels, _ = batch
+        if isinstance(self.group, str) and (not isinstance(features, dict) or self.group not in features):
+            known = sorted(features) if isinstance(features, dict) else type(features).__name__
+            raise ValueError(
+                f"`group` must be the name of a feature of `data`, or an array; received: group={self.group!r}, "
+                f"features={known}"
+            )
+        missing = [task for task in tasks if not isinstance(labels, dict) or task not in labels]
+        if missing:
+            raise ValueError(f"`data` must have labels of every task in a dict; missing: {missing}")
+
+    def _tasks(self):
+        outputs = self.model.output
+        if not isinstance(outputs, dict):
+            raise ValueError(f"`model` must have a dict of tasks as its output; received: {type(outputs).__name__}")
+        tasks = [task for task in outputs if outputs[task].shape[-1] == 1] if self.tasks is None else list(self.tasks)
+        unknown = [task for task in tasks if task not in outputs]
+        if unknown:
+            raise ValueError(f"`tasks` must be among the outputs {list(outputs)}; received: unknown {unknown}")
+        return tasks
+
+    def _missing(self, task, labels):
+        loss = self.model.loss.get(task) if isinstance(self.model.loss, dict) else None
+        value = loss.missing_value if isinstance(loss, MaskedLoss) else None
+        if value is None:
+            return np.zeros(len(labels), bool)
+        return np.isnan(labels) if np.isnan(value) else labels == value
+
+
+def _rows(part, rows):
+    if part is None:
+        return None
+    return {name: values[rows] for name, values in part.items()} if isinstance(part, dict) else part[rows]

@@ -1,0 +1,47 @@
+"""The gradients of several losses with respect to one variable, side by side. TensorFlow only."""
+
+import tensorflow as tf
+
+
+class TaskGradients:
+    """Gradients of the tasks' losses with respect to one variable; zeros where a task does not depend on it.
+
+    Of an embedding table only the rows that the batch has looked up are held, each once: `rows` are their numbers.
+    `shared` says whether the variable may be shared, and is: two tasks depend on it.
+    """
+
+    def __init__(self, gradients, variable, may_share):
+        given = [each for each in gradients if each is not None]
+        self.shared = may_share and len(given) >= min(2, len(gradients))
+        self.shape = tuple(variable.shape)
+        self.rows = self.stacked = None
+        if not given:
+            return
+        if any(isinstance(each, tf.IndexedSlices) for each in given):
+            given = [self._as_slices(each) for each in given]
+            self.rows, places = tf.unique(tf.concat([tf.cast(each.indices, "int64") for each in given], axis=0))
+            places = tf.split(places, [tf.size(each.indices) for each in given])
+            given = [
+                tf.math.unsorted_segment_sum(each.values, place, tf.size(self.rows))
+                for each, place in zip(given, places, strict=True)
+            ]
+        found = iter(given)
+        parts = [tf.zeros_like(given[0]) if each is None else next(found) for each in gradients]
+        self.stacked = tf.stack(parts)  # [tasks, ...]
+
+    def products(self):
+        """Inner products of the tasks' gradients, `[tasks, tasks]`."""
+        flat = tf.reshape(self.stacked, (self.stacked.shape[0], -1))
+        return tf.matmul(flat, flat, transpose_b=True)
+
+    def weighted_sum(self, weights):
+        """The sum of the gradients times `weights` `[tasks]`, as an optimizer takes it."""
+        if self.stacked is None:
+            return None
+        total = tf.tensordot(weights, self.stacked, 1)
+        return total if self.rows is None else tf.IndexedSlices(total, self.rows, tf.constant(self.shape))
+
+    def _as_slices(self, gradient):
+        if isinstance(gradient, tf.IndexedSlices):
+            return gradient
+        return tf.IndexedSlices(gradient, tf.range(self.shape[0]))

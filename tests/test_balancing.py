@@ -1,0 +1,350 @@
+"""Ways to balance tasks: each against its formula in NumPy, and on a toy where it must matter."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import BACKEND
+from reference import array
+
+import mtl_layers as mtl
+from mtl_layers._keras import keras, ops
+from mtl_layers.balancing import (
+    BalancedModel,
+    DecayingWeights,
+    DynamicWeightAverage,
+    GradNorm,
+    PCGrad,
+    UncertaintyWeighting,
+)
+
+NAN = float("nan")
+TASKS = ("b", "a")
+
+
+def losses_of(values, tasks=TASKS):
+    return {task: ops.convert_to_tensor(float(value)) for task, value in zip(tasks, values, strict=True)}
+
+
+def shared_line(balancing, optimizer, missing=NAN):
+    """Two tasks that predict the same linear function of two features: all that is trained is the line."""
+    inputs = keras.Input((2,))
+    line = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros", name="line")(inputs)
+    outputs = {task: keras.layers.Activation("linear", name=f"out_{task}")(line) for task in TASKS}
+    model = BalancedModel(inputs, outputs, balancing)
+    model.compile(optimizer, mtl.losses.per_task(dict.fromkeys(TASKS, "mse"), missing_value=missing)["loss"])
+    return model
+
+
+def weights_of(balancing):
+    return np.array(ops.convert_to_numpy(balancing.task_weights()))
+
+
+# --------------------------------------------------------------------------------------------------------- the formulas
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_weights_decay_by_the_formula(steps):
+    layer = DecayingWeights({"b": 2.0, "a": 0.5}, {"b": 0.9, "a": 1.1}, steps=steps)
+    for step in range(7):
+        total = layer(losses_of((3.0, 4.0)), training=True)
+        t = step // steps
+        assert float(total) == pytest.approx(3.0 * 2.0 * 0.9**t + 4.0 * 0.5 * 1.1**t, rel=1e-6)
+        layer(losses_of((3.0, 4.0)), training=False)  # an evaluation does not count
+    assert int(array(layer.step)) == 7
+
+
+def test_uncertainty_is_the_papers_loss():
+    layer = UncertaintyWeighting(TASKS, regression=["a"])
+    layer.build()
+    s = np.array([-3.0, 2.0], "float32")
+    layer.log_variances.assign(s)
+    expected = 0.7 * np.exp(-s[0]) + s[0] / 2 + 0.4 * np.exp(-s[1]) / 2 + s[1] / 2
+    assert float(layer(losses_of((0.7, 0.4)))) == pytest.approx(expected, rel=1e-6)
+    np.testing.assert_allclose(weights_of(layer), [np.exp(3.0), np.exp(-2.0) / 2], rtol=1e-5)  # above 1 and below
+    # A batch without a row of the task says nothing about its noise.
+    assert float(layer(losses_of((0.7, 0.0)))) == pytest.approx(0.7 * np.exp(-s[0]) + s[0] / 2, rel=1e-6)
+
+
+def test_the_average_follows_the_speed_of_losses(rng):
+    steps, temperature = 3, 0.7
+    layer = DynamicWeightAverage(TASKS, steps, temperature)
+    losses = rng.uniform(0.5, 2.0, (15, 2)).astype("float32")
+    losses[4, 1] = 0.0  # a batch without a row of the task
+    losses[9:12, 0] = 0.0  # a window without any
+    found = []
+    for pair in losses:
+        found.append(weights_of(layer) if layer.built else np.ones(2))
+        total = layer(losses_of(pair), training=True)
+        assert float(total) == pytest.approx(float((found[-1] * pair).sum()), rel=1e-5)
+    windows = losses.reshape(5, steps, 2)
+    means = [window.sum(axis=0) / np.maximum((window != 0).sum(axis=0), 1) for window in windows]
+    means[3][0] = means[2][0]
+    expected = [np.ones(2), np.ones(2)]
+    for t in range(2, 5):
+        powers = np.exp(means[t - 1] / means[t - 2] / temperature)
+        expected.append(2 * powers / powers.sum())
+    np.testing.assert_allclose(found, np.repeat(expected, steps, axis=0), rtol=1e-5)
+
+
+def task_gradients(rng):
+    """Gradients of three tasks for three variables: as the layers take them, and in NumPy, the shared ones joined."""
+    import tensorflow as tf
+
+    from mtl_layers.balancing._task_gradients import TaskGradients
+
+    kernel = rng.normal(size=(3, 4, 2)).astype("float32")
+    own = rng.normal(size=(5,)).astype("float32")
+    rows = [rng.integers(0, 6, size) for size in (7, 4, 7)]  # looked up repeatedly
+    slices = [rng.normal(size=(len(each), 3)).astype("float32") for each in rows]
+    table = np.zeros((3, 6, 3), "float32")
+    for task in range(3):
+        np.add.at(table[task], rows[task], slices[task])
+    sparse = [tf.IndexedSlices(tf.constant(v), tf.constant(i)) for v, i in zip(slices, rows, strict=True)]
+    sparse[1] = tf.constant(table[1])  # one task reads the whole table
+    given = [
+        TaskGradients([tf.constant(each) for each in kernel], tf.Variable(tf.zeros((4, 2))), True),
+        TaskGradients(sparse, tf.Variable(tf.zeros((6, 3))), True),
+        TaskGradients([None, tf.constant(own), None], tf.Variable(tf.zeros(5)), True),
+    ]
+    assert [each.shared for each in given] == [True, True, False]
+    assert TaskGradients([tf.constant(own)] * 3, tf.Variable(tf.zeros(5)), False).shared is False
+    shared = np.concatenate([kernel.reshape(3, -1), table.reshape(3, -1)], axis=1)
+    return given, shared, own
+
+
+def joined(combined):
+    import tensorflow as tf
+
+    return np.concatenate([tf.convert_to_tensor(each).numpy().ravel() for each in combined])
+
+
+@pytest.mark.needs_tensorflow
+def test_projected_gradients_are_those_of_the_papers_algorithm(rng):
+    layer = PCGrad(("c", *TASKS), seed=3)
+    layer.build()
+    seen, moved = set(), 0.0
+    for step in range(8):
+        given, g, own = task_gradients(rng)
+        orders = layer.orders(step).numpy()
+        seen.add(orders.tobytes())
+        projected = g.astype("float64").copy()
+        for i in range(3):  # Algorithm 1
+            for j in orders[i]:
+                dot = projected[i] @ g[j]
+                if j != i and dot < 0:
+                    projected[i] -= dot / (g[j] @ g[j]) * g[j]
+        combined, weights = layer.combine(None, given)
+        assert int(layer.step.numpy()) == step + 1
+        np.testing.assert_allclose(joined(combined[:2]), projected.sum(axis=0), rtol=2e-4, atol=2e-5)
+        np.testing.assert_array_equal(combined[2].numpy(), own)  # of one task alone: as it is
+        assert (weights.numpy() >= 1 - 1e-6).all()
+        moved = max(moved, np.linalg.norm(projected - g))
+    assert len(seen) > 1 and moved > 0.5
+
+
+@pytest.mark.needs_tensorflow
+def test_gradient_norms_move_weights_by_the_papers_formula(rng):
+    alpha, rate, tasks = 0.7, 0.05, ("c", *TASKS)
+    layer = GradNorm(tasks, alpha, optimizer=keras.optimizers.Adam(rate, epsilon=1e-7))
+    layer.build()
+    w, m, v, first = np.ones(3), np.zeros(3), np.zeros(3), None
+    for step in range(1, 8):
+        given, g, own = task_gradients(rng)
+        losses = rng.uniform(0.5, 2.0, 3)
+        combined, weights = layer.combine(ops.convert_to_tensor(losses.astype("float32")), given)
+        np.testing.assert_allclose(weights.numpy(), w, rtol=1e-4)
+        np.testing.assert_allclose(joined(combined[:2]), w @ g, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(combined[2].numpy(), w[1] * own, rtol=1e-4)
+        first = losses if first is None else first
+        norms = np.linalg.norm(g, axis=1)
+        r = losses / first / (losses / first).mean()
+        slope = np.sign(w * norms - (w * norms).mean() * r**alpha) * norms
+        m, v = 0.9 * m + 0.1 * slope, 0.999 * v + 0.001 * slope**2
+        w = w - rate * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-7)
+        w = 3 * w / w.sum()
+    assert np.abs(w - 1).max() > 0.02
+
+
+# ------------------------------------------------------------------------------------------------ where it must matter
+
+
+def test_decay_shifts_the_solution_to_the_task_whose_weight_stays():
+    x, y = np.tile([[1.0, 0.0]], (64, 1)).astype("float32"), {"b": np.zeros(64), "a": np.ones(64)}
+    found = {}
+    for decay in (1.0, 0.9):
+        model = shared_line(DecayingWeights({"b": 1.0, "a": 1.0}, {"b": 1.0, "a": decay}), keras.optimizers.SGD(0.1))
+        model.fit(x, y, batch_size=1, epochs=2, verbose=0)
+        found[decay] = float(array(model.trainable_weights[0])[0, 0])
+    assert found[1.0] == pytest.approx(0.5, abs=1e-4)  # (1 * 0 + w * 1) / (1 + w)
+    assert found[0.9] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_uncertainty_finds_the_variance_of_the_noise(rng):
+    x = rng.normal(size=(512, 2)).astype("float32")
+    noise = {"b": 0.1, "a": 2.0}
+    y = {task: (x @ [1.0, -1.0] + sd * rng.normal(size=512)).astype("float32") for task, sd in noise.items()}
+    layer = UncertaintyWeighting(TASKS, regression=TASKS)
+    model = shared_line(layer, keras.optimizers.Adam(0.05))
+    many = {task: np.tile(values, 100) for task, values in y.items()}
+    model.fit(np.tile(x, (100, 1)), many, batch_size=128, shuffle=False, verbose=0)
+    line = np.linalg.lstsq(x, y["b"], rcond=None)[0]
+    of_line = [np.mean((x @ line - y[task]) ** 2) for task in TASKS]
+    np.testing.assert_allclose(np.exp(array(layer.log_variances)), of_line, rtol=0.1)
+    np.testing.assert_allclose(np.exp(array(layer.log_variances)), [0.01, 4.0], rtol=0.2)
+    assert (weights_of(layer) > 1).tolist() == [True, False]
+    # The noisy task has next to no say: the line is that of the exact one.
+    np.testing.assert_allclose(array(model.trainable_weights[0]).ravel(), line, atol=0.02)
+
+
+def test_the_average_helps_the_task_that_stands_still():
+    x = np.ones((40, 2), "float32")
+    layer = DynamicWeightAverage(TASKS, steps=4, temperature=0.5)
+    model = shared_line(layer, keras.optimizers.SGD(0.02))
+    labels = {"b": np.ones(40, "float32"), "a": np.where(np.arange(40) % 2, 101.0, -99.0).astype("float32")}
+    history = model.fit(x, labels, batch_size=10, epochs=4, shuffle=False, verbose=0).history
+    falls = history["b_loss"][1] / history["b_loss"][0]
+    assert falls < 0.7 and history["a_loss"][1] / history["a_loss"][0] > 0.99
+    expected = 2 / (1 + np.exp((falls - 1.0) / 0.5))
+    assert history["a_weight"][:2] == [1.0, 1.0] and history["a_weight"][2] == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.needs_tensorflow
+def test_projection_keeps_a_step_from_raising_the_other_tasks_loss():
+    """Conflicting quadratics of different curvature: the summed gradients climb one of them, the projected neither."""
+    x = np.array([[10.0, 0.0], [-1.0, 1.0]], "float32")
+    y = {"b": np.array([1.0, NAN], "float32"), "a": np.array([NAN, 1.0], "float32")}
+
+    def after_a_step(balancing):
+        model = shared_line(balancing, keras.optimizers.SGD(1e-3))
+        model.fit(x, y, batch_size=2, verbose=0)
+        w = array(model.trainable_weights[0]).ravel()
+        return w, {"b": (w @ x[0] - 1) ** 2, "a": (w @ x[1] - 1) ** 2}
+
+    g = np.stack([-2 * x[0], -2 * x[1]])
+    assert g[0] @ g[1] < 0
+    summed, loss = after_a_step(DecayingWeights(dict.fromkeys(TASKS, 1.0)))
+    np.testing.assert_allclose(summed, -1e-3 * g.sum(axis=0), rtol=1e-5)
+    assert loss["b"] < 1 < loss["a"]
+    projected, loss = after_a_step(PCGrad(TASKS))
+    h = g - (g[0] @ g[1]) * g[::-1] / (g[::-1] ** 2).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(projected, -1e-3 * h.sum(axis=0), rtol=1e-4)
+    assert max(loss.values()) < 1
+
+
+@pytest.mark.needs_tensorflow
+def test_gradient_norms_meet_where_one_loss_is_a_hundred_times_the_other():
+    inputs = keras.Input((2,))
+    line = keras.layers.Dense(1, use_bias=False, name="line")(inputs)
+    heads = {
+        task: keras.layers.Dense(
+            1, use_bias=False, kernel_initializer=keras.initializers.Constant(scale), trainable=False, name=task
+        )(line)
+        for task, scale in (("b", 1.0), ("a", 10.0))
+    }
+    layer = GradNorm(TASKS, alpha=0.0, layer="line", optimizer=keras.optimizers.Adam(0.01))
+    model = BalancedModel(inputs, heads, layer)
+    model.compile(keras.optimizers.SGD(0.0), **mtl.losses.per_task(dict.fromkeys(TASKS, "mse")))
+    x = np.ones((400, 2), "float32")
+    model.fit(x, {"b": np.full(400, 3.0), "a": np.full(400, 30.0)}, batch_size=1, verbose=0)
+    # w_b n = w_a 100 n and w_b + w_a = 2
+    np.testing.assert_allclose(weights_of(layer), [200 / 101, 2 / 101], atol=0.005)
+
+
+# --------------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PCGrad([]), r"`tasks` must be distinct names of tasks; received: tasks=\(\)"),
+        (lambda: PCGrad(["a", "a"]), r"`tasks` must be distinct .*received: tasks=\('a', 'a'\)"),
+        (lambda: DecayingWeights({"a": -1.0}), "`weights` must be a number of at least 0; received: weights=-1.0"),
+        (lambda: DecayingWeights({"a": 1.0}, {"b": 1.0}), r"`decay` must have exactly the tasks \['a'\]; received"),
+        (lambda: DecayingWeights({"a": 1.0}, -0.5), "`decay` must be a number of at least 0; received: decay=-0.5"),
+        (lambda: DecayingWeights({"a": 1.0}, 0.5, 0), "`steps` must be an integer of at least 1; received: steps=0"),
+        (lambda: UncertaintyWeighting(["a"], ["b"]), r"`regression` must name tasks among \['a'\]; received: \['b'\]"),
+        (lambda: DynamicWeightAverage(["a"], 0), "`steps` must be an integer of at least 1; received: steps=0"),
+        (lambda: DynamicWeightAverage(["a"], 5, 0), "`temperature` must be above 0; received: temperature=0"),
+        (lambda: GradNorm(["a"], alpha=-1), "`alpha` must be a number of at least 0; received: alpha=-1"),
+        (lambda: PCGrad(["a"], seed=-1), "`seed` must be an integer from 0 to 2147483647; received: seed=-1"),
+        (
+            lambda: shared_line(UncertaintyWeighting(["b", "c"]), "sgd"),
+            r"`balancing` must have tasks among `outputs`, a dict; received: unknown \['c'\] for outputs=\['b', 'a'\]",
+        ),
+        (
+            lambda: UncertaintyWeighting(TASKS)(losses_of((1.0, 1.0), ("a", "c"))),
+            r"`losses` must have exactly the tasks \['b', 'a'\]; received: \['a', 'c'\]",
+        ),
+    ],
+)
+def test_refusals(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("loss", "options", "message"),
+    [
+        ("mse", {}, r"`loss` must be a dict with a keras.losses.Loss for each of the tasks .* loss='mse'"),
+        ({"a": keras.losses.Huber()}, {}, r"each of the tasks \['b', 'a'\], as \*\*mtl.losses.per_task"),
+        ({"a": "mse", "b": "mse"}, {}, "`loss` must be a dict with a keras.losses.Loss for each"),
+        (
+            {"a": keras.losses.Huber(), "b": keras.losses.Huber()},
+            {"loss_weights": {"a": 2.0, "b": 1.0}},
+            "`loss_weights` must be None, since `balancing` weights the losses; received: loss_weights={'a': 2.0",
+        ),
+    ],
+)
+def test_what_it_cannot_be_compiled_with(loss, options, message):
+    model = shared_line(UncertaintyWeighting(TASKS), "sgd")
+    with pytest.raises(ValueError, match=message):
+        model.compile("sgd", loss, **options)
+
+
+def test_labels_of_every_task_must_be_there():
+    model = shared_line(UncertaintyWeighting(TASKS), "sgd")
+    with pytest.raises(ValueError, match=r"labels must be a dict with every task; missing: \['b'\]"):
+        model.train_on_batch(np.ones((4, 2), "float32"), {"a": np.ones(4, "float32")})
+
+
+@pytest.mark.needs_tensorflow
+def test_what_only_gradients_of_tasks_need():
+    with pytest.raises(ValueError, match=r"`layer` must be the name of a layer of the model, one of .*'line'.*'top'"):
+        shared_line(GradNorm(TASKS, layer="top"), "sgd")
+    inputs = keras.Input((2,))
+    apart = {task: keras.layers.Dense(1, name=task)(inputs) for task in TASKS}
+    model = BalancedModel(inputs, apart, PCGrad(TASKS))
+    model.compile("sgd", **mtl.losses.per_task(dict.fromkeys(TASKS, "mse")))
+    with pytest.raises(
+        ValueError, match="`balancing` must have weights to work on that two tasks share; received: none"
+    ):
+        model.train_on_batch(np.ones((4, 2), "float32"), dict.fromkeys(TASKS, np.ones(4, "float32")))
+    scaled = keras.mixed_precision.LossScaleOptimizer(keras.optimizers.SGD())
+    with pytest.raises(ValueError, match="`optimizer` must not scale the loss, as for float16, under PCGrad"):
+        shared_line(PCGrad(TASKS), scaled)
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow has the gradients of tasks")
+@pytest.mark.parametrize("kind", [PCGrad, GradNorm])
+def test_other_backends_say_what_they_can_do(kind):
+    with pytest.raises(ValueError, match=rf"Weights, .* on the {BACKEND} backend; received: {kind.__name__}"):
+        shared_line(kind(TASKS), "sgd")
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        DecayingWeights({"b": 1.0, "a": 2.0}, {"b": 0.5, "a": 0.25}, steps=3),
+        UncertaintyWeighting(TASKS, ["a"]),
+        DynamicWeightAverage(TASKS, 7, 0.5),
+        GradNorm(TASKS, 0.5, layer="line", optimizer=keras.optimizers.SGD(0.5)),
+        PCGrad(TASKS, seed=5),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_configs_survive_json(layer):
+    config = json.loads(json.dumps(layer.get_config(), sort_keys=True))
+    copy = type(layer).from_config(config)
+    assert copy.tasks == layer.tasks
+    assert json.dumps(copy.get_config(), sort_keys=True) == json.dumps(layer.get_config(), sort_keys=True)

