@@ -1,6 +1,6 @@
 """Multi-task layers for Keras recommenders."""
 
-from mtl_layers import analysis, features, losses, towers
+from mtl_layers import analysis, balancing, features, losses, towers
 from mtl_layers.embedding import FeatureEmbedding
 from mtl_layers.experts import Experts
 from mtl_layers.freeze import freeze
@@ -23,10 +23,12 @@ from mtl_layers.sharing import (
     StaticRoute,
     TensorFactorization,
 )
-from mtl_layers.towers import Towers
+from mtl_layers.towers import AITM, ESMM, ScoreFusion, Towers
 
 __all__ = [
+    "AITM",
     "CGC",
+    "ESMM",
     "PLE",
     "AdaTT",
     "CrossStitch",
@@ -41,6 +43,7 @@ __all__ = [
     "Route",
     "RouteSearch",
     "RouteSupernet",
+    "ScoreFusion",
     "SharedBottom",
     "SoftmaxGate",
     "SparseSharing",
@@ -50,6 +53,7 @@ __all__ = [
     "TopKGate",
     "Towers",
     "analysis",
+    "balancing",
     "features",
     "freeze",
     "losses",

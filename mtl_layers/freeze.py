@@ -14,7 +14,8 @@ def freeze(model, tasks=None):
 
     Args:
         model: A built functional model whose outputs are those of one `Towers` layer on top of a sharing layer.
-        tasks: Names of the tasks to keep, in the order wanted. Defaults to `None`, all tasks.
+        tasks: Names of the tasks to keep, in the order wanted; of a chain of tasks, whatever they read stays, too.
+            Defaults to `None`, all tasks.
 
     Returns:
         A functional model from the same inputs to a dict from task name to prediction, equal to `model`'s to 1e-6. Its
@@ -32,12 +33,12 @@ def freeze(model, tasks=None):
     towers, sharing = trace(model)
     if isinstance(tasks, str):
         raise ValueError(f"`tasks` must be a list of names, such as [{tasks!r}]; received: tasks={tasks!r}")
-    names = towers.task_names if tasks is None else tuple(tasks)
-    unknown = [name for name in names if name not in towers.task_names]
-    if unknown or not names or len(set(names)) != len(names):
-        raise ValueError(f"`tasks` must be distinct names among {list(towers.task_names)}; received: tasks={tasks!r}")
-    indexes = tuple(towers.task_names.index(name) for name in names)
-    frozen_sharing, frozen_towers = sharing.freeze(indexes), towers.freeze(indexes)
+    known = towers.output_names
+    names = known if tasks is None else tuple(tasks)
+    if not names or len(set(names)) != len(names) or not set(names) <= set(known):
+        raise ValueError(f"`tasks` must be distinct names among {list(known)}; received: tasks={tasks!r}")
+    wanted = tuple(known.index(name) for name in names)
+    frozen_sharing, frozen_towers = sharing.freeze(towers.reads(wanted)), towers.freeze(wanted)
     outputs = frozen_towers(frozen_sharing(sharing.input))
     frozen = keras.Model(model.input, outputs, name=f"{model.name}_frozen")
     layers = FrozenLayer(sharing, frozen_sharing), FrozenLayer(towers, frozen_towers)
@@ -57,7 +58,7 @@ def trace(model):
     # Keras 3 hands out a layer's dict of outputs as a list in the order of sorted keys, or bare if there is one.
     made = towers.output
     made = [made[name] for name in sorted(made)] if isinstance(made, dict) else _listed(made)
-    named = dict(zip(sorted(towers.task_names), map(id, made), strict=True))
+    named = dict(zip(sorted(towers.output_names), map(id, made), strict=True))
     if {name: id(tensor) for name, tensor in model.output.items()} != named:
         raise ValueError(
             f"{refusal}; received: outputs {list(model.output)} that are not exactly those of {towers.name!r}. "

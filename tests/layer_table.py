@@ -40,6 +40,8 @@ class Row:
         rng = np.random.default_rng(seed)
         if not isinstance(self.input_shape, dict):
             return rng.normal(size=(rows, *self.input_shape)).astype("float32")
+        if "country" not in self.input_shape:
+            return {k: rng.random((rows, *shape)).astype("float32") for k, shape in self.input_shape.items()}
         return {
             "country": rng.choice(["fr", "de", "elsewhere"], (rows, 1)),
             "item": rng.integers(0, 50, (rows, 1)),
@@ -50,7 +52,11 @@ class Row:
 
     def inputs(self, layer):
         """`keras.Input`, one or a dict."""
-        return layer.inputs() if isinstance(self.input_shape, dict) else keras.Input(self.input_shape)
+        if hasattr(layer, "inputs"):
+            return layer.inputs()
+        if isinstance(self.input_shape, dict):
+            return {name: keras.Input(shape, name=name) for name, shape in self.input_shape.items()}
+        return keras.Input(self.input_shape)
 
 
 def with_batch(batch, shape):
@@ -351,6 +357,53 @@ ROWS = {
         (4, 5),
         {"watch_time": (1,), "like_comment": (1,), "genre": (3,), "like": (1,)},
         ((5 + 1) * 4 + (4 + 1) * 3 + (3 + 1)) + 2 * ((5 + 1) * 6 + (6 + 1)) + (5 + 1) * 3,
+    ),
+    # A tower of a task outside of chains, a chain that begins in the middle, and one that goes on from another.
+    "ESMM": Row(
+        lambda **kw: mtl.ESMM(
+            {"watch_time": mtl.towers.Regression((4, 3)), "cvr": (6,), "ctr": (6,), "refund": ()},
+            {"ctcvr": ("ctr", "cvr"), "all": ("ctr", "cvr", "refund")},
+            **COMMON,
+            **kw,
+        ),
+        (4, 5),
+        dict.fromkeys(("watch_time", "cvr", "ctr", "refund", "ctcvr", "all"), (1,)),
+        ((5 + 1) * 4 + (4 + 1) * 3 + (3 + 1)) + 2 * ((5 + 1) * 6 + (6 + 1)) + (5 + 1),
+    ),
+    "AITM": Row(
+        lambda **kw: mtl.AITM(
+            {"buy": (6,), "genre": mtl.towers.MultiClass(3, (6,)), "click": (4, 3), "cart": ()},
+            ("click", "buy", "cart"),
+            calibrator=0.3,
+            **COMMON,
+            **kw,
+        ),
+        (4, 5),
+        {"buy": (1,), "genre": (3,), "click": (1,), "cart": (1,)},
+        ((5 + 1) * 6 + (6 + 1))
+        + ((5 + 1) * 6 + (6 + 1) * 3)
+        + ((5 + 1) * 4 + (4 + 1) * 3 + (3 + 1))
+        + (5 + 1)
+        + ((3 + 1) * 6 + 6 * 18)  # from click to buy
+        + ((6 + 1) * 5 + 5 * 15),  # from buy to cart
+    ),
+    "AITM of all tasks": Row(
+        lambda **kw: mtl.AITM({"click": (4,), "buy": (4,)}, **kw),
+        (2, 5),
+        {"click": (1,), "buy": (1,)},
+        2 * ((5 + 1) * 4 + (4 + 1)) + (4 + 1) * 4 + 4 * 12,
+    ),
+    # With a function that can be trained, so that there is something for `fit`.
+    "ScoreFusion": Row(
+        lambda **kw: mtl.ScoreFusion(
+            {"vtr": 0.3, "price": -0.2, "length": 1.5},
+            functions={"length": LAYERS.Dense(1, "sigmoid"), "price": mtl.towers.log1p},
+            epsilon=1e-3,
+            **kw,
+        ),
+        {"length": (1,), "vtr": (1,), "price": (1,), "other": (1,)},
+        (1,),
+        2,
     ),
     "FeatureEmbedding": Row(
         lambda **kw: mtl.FeatureEmbedding(

@@ -44,5 +44,5 @@ def test_example(test, names, request):
 def test_every_public_name_has_an_example():
     with_example = {test.name.split(".")[-1] for test in EXAMPLES}
     public = set(mtl.__all__) | {f for f in mtl.features.__all__ if f[0].isupper()} | set(mtl.losses.__all__)
-    modules = {"analysis", "features", "losses", "towers"}
+    modules = {"analysis", "balancing", "features", "losses", "towers"}
     assert public - modules - with_example == set()

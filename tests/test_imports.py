@@ -19,6 +19,7 @@ ORDER = (
     "sharing",
     "towers",
     "losses",
+    "balancing",
     "optimizers",
     "search",
     "freeze_report",

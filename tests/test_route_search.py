@@ -221,3 +221,33 @@ def test_the_known_best_route_is_found_in_20_of_20_seeds(tasks, options, steps):
 
     model.fit(*rows, batch_size=1, epochs=20, verbose=0, callbacks=[EachSeed(), searching])
     assert found == [[(1,), (0,)][: len(tasks)]] * 20
+
+
+# ------------------------------------------------------------------------------------------------------ chains of tasks
+
+
+def chained_model(losses):
+    inputs = keras.Input((4,), name="x")
+    supernet = mtl.RouteSupernet(2, 1, 2, 3)
+    towers = mtl.ESMM({"ctr": (), "cvr": ()}, chains={"ctcvr": ("ctr", "cvr")})
+    model = keras.Model(inputs, towers(supernet(inputs)))
+    model.compile(sgd(), **mtl.losses.per_task(losses))
+    return model, supernet
+
+
+def test_a_prediction_without_a_loss_has_no_reward_and_a_product_credits_all_its_factors():
+    model, supernet = chained_model({"ctr": "binary_crossentropy", "cvr": None, "ctcvr": "binary_crossentropy"})
+    x, labels = real_data(8)
+    labels = {"ctr": labels["b"], "cvr": labels["a"], "ctcvr": labels["b"] * labels["a"]}
+    callback = mtl.RouteSearch([(x, labels)], "loss", optimizer=sgd(), per_task_credit=True)
+    model.fit(x, labels, batch_size=4, epochs=2, verbose=0, callbacks=[callback])
+    assert np.isfinite(array(supernet.alpha)).all() and np.abs(array(supernet.alpha)).max() > 0
+    _, _, credit = callback._weighed(np.zeros((1, 2), "int32"))
+    # Rewards of ctr and ctcvr; the block before the tower of cvr answers for the product alone.
+    np.testing.assert_array_equal(credit, [[[1, 1], [0, 1]]])
+
+
+def test_more_rewards_than_tasks_are_refused():
+    model, _ = chained_model(dict.fromkeys(("ctr", "cvr", "ctcvr"), "binary_crossentropy"))
+    with pytest.raises(ValueError, match=r"at most 2 outputs with a loss.*received: \['ctr', 'cvr', 'ctcvr'\]"):
+        mtl.RouteSearch([], "loss").set_model(model)

@@ -13,7 +13,8 @@ class MaskedLoss(keras.losses.Loss):
     ```
 
     Keras divides by the batch: a task with labels for 4 % of the rows is then trained 25 times too slowly. A batch
-    without any row of the task gives 0 and zero gradients.
+    without any row of the task gives 0 and zero gradients. Where a `tf.distribute` strategy splits a batch, every
+    replica takes the mean over its own rows, as with all Keras losses.
 
     Args:
         loss: Name of a Keras loss, or a `keras.losses.Loss`; its own reduction is not used.
@@ -48,9 +49,10 @@ class MaskedLoss(keras.losses.Loss):
         y_true, weights = sample_space(
             y_true, y_pred, sample_weight, self.missing_value, self.require_weights, self.name
         )
-        losses = self.call(y_true, ops.convert_to_tensor(y_pred))  # [batch]
         total = ops.sum(weights)
-        return ops.sum(weights * losses) / ops.where(total > 0, total, ops.ones_like(total))
+        scale = ops.cast(ops.shape(weights)[0], weights.dtype) / ops.where(total > 0, total, ops.ones_like(total))
+        # Keras divides by the batch, and by the number of replicas where a strategy splits it: it must be asked.
+        return super().__call__(y_true, ops.convert_to_tensor(y_pred), weights * scale)
 
     def call(self, y_true, y_pred):
         if isinstance(self.loss, keras.losses.Loss):

@@ -15,7 +15,8 @@ def per_task(losses, metrics=None, *, missing_value=None, require_weights=False)
     The rule is given once and holds for losses and metrics alike.
 
     Args:
-        losses: Dict from task name to a Keras loss or its name.
+        losses: Dict from task name to a Keras loss or its name; `None` for a task that is trained through others, such
+            as a conditional probability of `mtl.ESMM`.
         metrics: Dict from task name to a list of Keras metrics or names. Defaults to `None`, no metrics.
         missing_value: The label that stands for "no label": `float("nan")` or a number. Defaults to `None`.
         require_weights: Whether every task must come with a sample weight (its mask). Defaults to `False`.
@@ -36,7 +37,9 @@ def per_task(losses, metrics=None, *, missing_value=None, require_weights=False)
     if unknown:
         raise ValueError(f"`metrics` must name tasks among {list(losses)}; received: {unknown}")
     return {
-        "loss": {task: MaskedLoss(loss, name=f"{task}_loss", **rule) for task, loss in losses.items()},
+        "loss": {
+            task: MaskedLoss(loss, name=f"{task}_loss", **rule) for task, loss in losses.items() if loss is not None
+        },
         "weighted_metrics": {
             task: [MaskedMetric(metric, **rule) for metric in (metrics or {}).get(task, ())] for task in losses
         },

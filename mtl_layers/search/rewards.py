@@ -5,6 +5,12 @@ from mtl_layers.losses import MaskedLoss, exact_auc
 from mtl_layers.losses._sample_space import sample_space
 
 
+def rewarded(model, names):
+    """Those of the names of predictions that have a reward: they have a loss."""
+    losses = model.loss if isinstance(model.loss, dict) else dict.fromkeys(names, model.loss)
+    return [name for name in names if losses.get(name) is not None]
+
+
 def reward_function(model, reward):
     """Returns a function of labels, predictions and weights that gives the rewards, `[tasks]` or for a callable `[1]`.
 
@@ -18,10 +24,7 @@ def reward_function(model, reward):
             return ops.reshape(ops.cast(reward(labels, predictions), "float32"), (1,))
         labels, predictions, losses = _by_task(model, labels, predictions)
         return ops.stack(
-            [
-                _one(reward, labels[task], predictions[task], losses[task], _of_task(weights, task))
-                for task in predictions
-            ]
+            [_one(reward, labels[task], predictions[task], losses[task], _of_task(weights, task)) for task in losses]
         )
 
     return rewards
@@ -32,8 +35,9 @@ def _one(reward, labels, predictions, loss, weights):
     rule = {"missing_value": loss.missing_value, "require_weights": loss.require_weights}
     labels, weights = sample_space(labels, predictions, weights, name="the validation batch", **rule)
     if reward == "loss":
-        found = ops.negative(ops.cast(MaskedLoss(loss.loss)(labels, predictions, weights), "float32"))
-        found = ops.where(ops.sum(weights) > 0, found, ops.full_like(found, float("nan")))
+        # Not by calling the loss, which under a strategy is a replica's part of it.
+        total = ops.sum(weights)
+        found = ops.negative(ops.cast(ops.sum(weights * loss.call(labels, predictions)) / total, "float32"))
     elif predictions.shape[-1] != 1:
         raise ValueError(
             '`reward` must not be "auc" where a task has several classes: give "loss" or a callable; '
@@ -52,11 +56,12 @@ def _by_task(model, labels, predictions):
         )
     if not isinstance(labels, dict):
         raise ValueError(f"`validation_data` must have labels as a dict of tasks; received: {type(labels).__name__}")
-    missing = [task for task in predictions if task not in labels]
+    names = rewarded(model, predictions)
+    missing = [name for name in names if name not in labels]
     if missing:
         raise ValueError(f"`validation_data` must have labels of every task; missing: {missing}")
-    losses = model.loss if isinstance(model.loss, dict) else dict.fromkeys(predictions, model.loss)
-    losses = {task: loss if isinstance(loss, MaskedLoss) else MaskedLoss(loss) for task, loss in losses.items()}
+    losses = {name: model.loss[name] if isinstance(model.loss, dict) else model.loss for name in names}
+    losses = {name: loss if isinstance(loss, MaskedLoss) else MaskedLoss(loss) for name, loss in losses.items()}
     return labels, predictions, losses
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from mtl_layers._checks import check_positive
 from mtl_layers._keras import keras
 from mtl_layers.search.reinforce import reinforce_function
-from mtl_layers.search.rewards import reward_function
+from mtl_layers.search.rewards import reward_function, rewarded
 from mtl_layers.sharing import RouteSupernet
 from mtl_layers.towers import Towers
 
@@ -107,9 +107,17 @@ class RouteSearch(keras.callbacks.Callback):
     def set_model(self, model):
         super().set_model(model)
         self.supernet = _only(RouteSupernet, model)
-        if self.per_task_credit:
-            # Rewards come in the order in which the model gives the tasks, blocks in that of the towers.
-            self._task_order = [_only(Towers, model).task_names.index(task) for task in model.output]
+        if not callable(self.reward) and isinstance(model.output, dict):
+            names = rewarded(model, model.output)
+            if len(names) > self.supernet.num_tasks:
+                raise ValueError(
+                    f"`model` must have at most {self.supernet.num_tasks} outputs with a loss, as many as the supernet "
+                    f"has tasks, unless the reward is a callable; received: {names}"
+                )
+            if self.per_task_credit:
+                # For each reward, in the order in which the model gives predictions, the tasks it depends on.
+                towers = _only(Towers, model)
+                self._readers = [list(towers.reads([towers.output_names.index(name)])) for name in names]
         # Before any `on_train_begin`, so that BackupAndRestore finds the optimizer's variables there to restore.
         # Made anew in the scope of the model's variables: an optimizer made elsewhere cannot move those of replicas.
         strategy = getattr(model, "distribute_strategy", None)
@@ -195,7 +203,9 @@ class RouteSearch(keras.callbacks.Callback):
             costs += [self.subnetwork_cost * space.num_values(route) for route in routes]
         credit = np.ones((*routes.shape, self.supernet.num_tasks), "float32")
         if self.per_task_credit:
-            credit = np.stack([space.answers_for(route) for route in routes])[..., self._task_order]
+            answers = np.stack([space.answers_for(route) for route in routes])
+            for place, tasks in enumerate(self._readers):
+                credit[..., place] = answers[..., tasks].max(axis=-1)
         return routes, costs, credit
 
     def _draw(self, uniformly=False):

@@ -86,7 +86,7 @@ class Mixture(ExpertArguments):
         self.built = True
 
     def call(self, inputs, training=None):
-        mixtures, _ = self._run(inputs, training)
+        mixtures, _, _ = self._run(inputs, training)
         if self._wiring.outputs == tuple(range(self.num_tasks)):
             return mixtures
         return ops.take(mixtures, self._wiring.outputs, axis=1)  # [batch, tasks, units]
@@ -94,6 +94,10 @@ class Mixture(ExpertArguments):
     def gate_weights(self, inputs):
         """The weights that the gates give their experts, as a list with `[batch, gates, experts]` for each level."""
         return self._run(inputs, training=False)[1]
+
+    def expert_outputs(self, inputs):
+        """The outputs of the experts, as a list with `[batch, experts, units]` for each level."""
+        return self._run(inputs, training=False)[2]
 
     def gate_reads(self):
         """Which experts each gate reads, as a list with a boolean `[gates, experts]` for each level."""
@@ -109,17 +113,19 @@ class Mixture(ExpertArguments):
     def _run(self, inputs, training):
         if self.stem is not None:
             inputs = self.stem(inputs, training=training)[:, 0]  # the root feature, [batch, units]
-        mixtures, all_weights = inputs, []  # below the first level: one input per task, if they have one each
+        mixtures = inputs  # below the first level: one input per task, if they have one each
+        all_weights, all_hidden = [], []
         for level, experts, gates in zip(self._wiring.levels, self.expert_levels, self.gate_levels, strict=True):
             hidden = experts(_values(inputs, mixtures, level.expert_inputs), training=training)
             # Gates that ask nothing want the batch size and no more.
             weights = gates(_queries(inputs, mixtures, hidden, level.gates) if gates.asks else inputs)
             all_weights.append(weights)
+            all_hidden.append(hidden)
             if not gates.weighs_one and all(len(gate.experts) == 1 for gate in level.gates):
                 mixtures = ops.take(hidden, [gate.experts[0] for gate in level.gates], axis=1)
             else:
                 mixtures = ops.matmul(weights, hidden)  # [batch, gates, units]
-        return mixtures, all_weights
+        return mixtures, all_weights, all_hidden
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], self.num_tasks, self._wiring.levels[-1].hidden_units[-1])
