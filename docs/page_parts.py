@@ -1,0 +1,110 @@
+"""What pages take from elsewhere when the site is built, so that nothing is written twice.
+
+A line of a page may be one of
+
+    {{ readme: A heading }}           the text under that heading of the README
+    {{ measured: mmoe, ple }}         "Measured": the rows of these methods in the results, and the baseline's
+    {{ results: quality }}            the reports in benchmarks/quality/results, tables and pictures
+    {{ programs: examples }}          what the programs in examples/ say of themselves
+
+Without a committed result the second and third leave nothing behind.
+"""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File
+from pygments.formatters import HtmlFormatter
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "quality" / "results"
+BASELINE = "single_task"
+LINE = re.compile(r"^\{\{ (\w+): (.+) \}\}$", re.MULTILINE)
+REFERENCE = re.compile(r"^::: (\S+\.(\w+))$", re.MULTILINE)
+
+
+def on_files(files, config):
+    """The pictures of the README and of the results are the site's, too; and the colours of code."""
+    for picture in [*ROOT.glob("examples/*.png"), *ROOT.glob("benchmarks/*/results/*.png")]:
+        files.append(File.generated(config, picture.relative_to(ROOT).as_posix(), abs_src_path=str(picture)))
+    files.append(File.generated(config, "pygments.css", content=HtmlFormatter().get_style_defs(".highlight")))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    parts = {"readme": readme_section, "measured": measured, "results": results, "programs": programs}
+    try:
+        return REFERENCE.sub(reference, LINE.sub(lambda line: parts[line[1]](line[2]), markdown))
+    except KeyError as error:
+        raise PluginError(f"{page.file.src_uri}: nothing is called {error}") from None
+
+
+def reference(line):
+    """The line that asks for an object's reference; of a function with the name of its file, and not of the file."""
+    if not (ROOT / line[1].replace(".", "/")).with_suffix(".py").exists():
+        return line[0]
+    return f"{line[0]}.{line[2]}\n    options: {{heading: {line[1]}}}"
+
+
+def readme_section(heading, readme=ROOT / "README.md"):
+    """The text between a heading of the README and the next one of its level; the title's ends at the first."""
+    parts = re.split(r"(?:\A#|^##) (.+)$", readme.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))[heading].strip()
+
+
+def measured(methods, folder=RESULTS):
+    """A table for each data set with the baseline and these methods, under a heading; nothing where there is no row."""
+    methods, tables = re.split(r",\s*", methods), []
+    for report in sorted(folder.glob("*.md")):  # its numbers lie beside it
+        for dataset, rows in json.loads(report.with_suffix(".json").read_text(encoding="utf-8")).items():
+            found = {method: rows[method] for method in [BASELINE, *methods] if method in rows}
+            if found.keys() - {BASELINE} and "(quick" not in dataset:
+                tables.append(_table(dataset, found))
+    if not tables:
+        return ""
+    note = (
+        "Test rows: the AUC of binary tasks, the squared error of others; ± half of the 95 % t-interval over seeds. "
+        "Below a mean is its difference from single-task networks, paired by seed. Parameters are those above the "
+        "embeddings. How it was measured, and all other methods: [results](../results.md)."
+    )
+    return "\n\n".join(["## Measured", *tables, note])
+
+
+def _table(dataset, rows):
+    measures = list(next(iter(rows.values()))["mean"])
+    lines = [[dataset, *measures, "parameters", "seeds"], ["---", *["---:"] * (len(measures) + 2)]]
+    for row in rows.values():
+        cells = [_cell(row["mean"][m], row["difference"].get(m)) for m in measures]
+        lines.append([row["title"], *cells, f"{row['parameters']:,.0f}", str(row["seeds"])])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(mean, difference):
+    cell = _number(*mean)
+    return cell if difference is None else f"{cell}<br>{_number(*difference, signed=True)}"
+
+
+def _number(mean, half, signed=False):
+    text = f"{mean:{'+' if signed else ''}.4f}"
+    return text if half is None else f"{text} ± {half:.4f}"
+
+
+def results(program, folder=ROOT / "benchmarks"):
+    """The reports of a benchmark one after the other, their pictures found from a page at the top."""
+    texts = [file.read_text(encoding="utf-8") for file in sorted((folder / program / "results").glob("*.md"))]
+    text = re.sub(r"^# ", "## ", "\n\n".join(texts), flags=re.MULTILINE)
+    return text.replace("](", f"](benchmarks/{program}/results/")
+
+
+def programs(folder, root=ROOT):
+    """The docstrings of a folder's programs, the first line in bold; files that others import are left out."""
+    sections = []
+    for file in sorted((root / folder).glob("*.py")):
+        text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        if f"python {folder}/{file.name}" in text:
+            idea, _, more = text.partition("\n")
+            sections.append(f"## {file.name}\n\n**{idea}**\n{more}")
+    return "\n\n".join(sections)
