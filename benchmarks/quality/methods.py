@@ -5,6 +5,7 @@ its width; that of the learned routes is matched at the full route, the largest 
 """
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -56,7 +57,8 @@ class Method:
 def _count(layer, towers, dim):
     layer.build((None, dim))
     towers.build(layer.compute_output_shape((None, dim)))
-    return layer.count_params() + towers.count_params()
+    # Of what is trained: masks and counters are no parameters.
+    return sum(math.prod(weight.shape) for part in (layer, towers) for weight in part.trainable_weights)
 
 
 # ------------------------------------------------------------------------------------------------- the sharing layers
@@ -95,6 +97,45 @@ def ple(dataset, tasks, width, dropout):
     return mtl.PLE(tasks, len(levels), 1, shared, levels, dropout=dropout)
 
 
+def ada_tt(dataset, tasks, width, dropout):
+    """As many experts a level as PLE has."""
+    levels = _levels(dataset, width)
+    return mtl.AdaTT(tasks, len(levels), 1, max(1, dataset.subnetworks - tasks), levels, dropout=dropout)
+
+
+def d_select_k(dataset, tasks, width, dropout):
+    gate = mtl.DSelectKGate(k=2, entropy=1e-3)
+    return mtl.MMoE(tasks, dataset.subnetworks, _hidden(dataset, width), gate=gate, dropout=dropout)
+
+
+def cross_stitch(dataset, tasks, width, dropout):
+    return mtl.CrossStitch(tasks, _hidden(dataset, width), dropout=dropout)
+
+
+def l2_constrained(dataset, tasks, width, dropout):
+    return mtl.L2Constrained(tasks, _hidden(dataset, width), dropout=dropout)
+
+
+def tensor_factorization(dataset, tasks, width, dropout):
+    """Ranks as large as the layers are wide, so that only the inputs' dimension is compressed."""
+    hidden = _hidden(dataset, width)
+    return mtl.TensorFactorization(tasks, [(units, units, tasks) for units in hidden], hidden, dropout=dropout)
+
+
+def gumbel_matrix(dataset, tasks, width, dropout, **options):
+    """The experts of multi-layer MMoE as components. A task may end without any, on the bias of its tower.
+
+    The published temperature falls over ten times as many steps as there are here: hence 1 from the start.
+    """
+    levels = _levels(dataset, width)
+    counts = (dataset.subnetworks,) * len(levels)
+    return mtl.GumbelMatrix(tasks, counts, levels, temperature=1.0, dropout=dropout, allow_empty=True, **options)
+
+
+def sparse_sharing(dataset, tasks, width, dropout):
+    return mtl.SparseSharing(tasks, _hidden(dataset, width), dropout=dropout)
+
+
 def full_route(dataset, tasks, width, dropout, query="previous", pooling="gate", input_layer=False):
     """Everybody mixes everything: the route that the supernet has before any search."""
     block = Block(tuple(range(dataset.subnetworks)), 0 if (query, pooling) == ("previous", "gate") else None)
@@ -119,6 +160,8 @@ def _searched(title, tuned_as=None, query="previous", pooling="gate", input_laye
 RECIPE = {"uniform_training": True, "routes_per_step": 4, "per_task_credit": True, "delay": 1 / 3, "candidates": 6}
 AT_ITS_COST = {"tuned_as": "full_route", "options": {"cost_of": "mtnas_recipe"}}  # and so after it
 
+BUDGET = {"budget": 0.5, "budget_weight": 0.1, "p_init": 0.8}  # a larger weight decides before the losses do
+
 METHODS = {
     "single_task": Method("Single-task", shared_bottom, procedures.single_task, separate=True),
     "shared_bottom": Method("Shared-Bottom", shared_bottom),
@@ -126,6 +169,17 @@ METHODS = {
     "mmoe": Method("MMoE", mmoe),
     "multi_layer_mmoe": Method("ML-MMoE", multi_layer_mmoe),
     "ple": Method("PLE", ple),
+    "ada_tt": Method("AdaTT", ada_tt),
+    "d_select_k": Method("MMoE, DSelect-2 gates", d_select_k),
+    "cross_stitch": Method("Cross-Stitch", cross_stitch),
+    "l2_constrained": Method("L2-Constrained", l2_constrained),
+    "tensor_factorization": Method("Tensor-Factorization", tensor_factorization),
+    "gumbel_matrix": Method("Gumbel-Matrix", gumbel_matrix, procedures.allocated),
+    "gumbel_matrix_budget": Method(
+        "Gumbel-Matrix, budget 0.5", functools.partial(gumbel_matrix, **BUDGET), procedures.allocated
+    ),
+    # Its base network is that of Shared-Bottom; it spends the work of several of its trainings on the masks.
+    "sparse_sharing": Method("Sparse Sharing", sparse_sharing, procedures.pruned, tuned_as="shared_bottom"),
     "mtnas": _searched("MTNAS (paper)"),
     "mtnas_root_query": _searched("MTNAS without query search", "mtnas", query="root"),
     "mtnas_mean": _searched("MTNAS, mean pooling", "mtnas", pooling="mean"),

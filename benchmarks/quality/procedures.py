@@ -7,12 +7,13 @@ import tensorflow as tf
 
 import mtl_layers as mtl
 from mtl_layers._keras import keras
-from mtl_layers.search import RouteSearch
+from mtl_layers.search import RouteSearch, SparseSharingPruner
 from mtl_layers.sharing import Route, StaticRoute
 from mtl_layers.sharing._route_space import RouteSpace
 
 SEARCH_BATCH = 1024  # validation rows of a search step, as in the MTNAS paper
 POLISH = 0.25  # share of the epochs for which inherited weights train on
+SHORT = 0.2  # share of the epochs of a training for a mask, and of the warm-up on all tasks before
 
 
 @dataclass
@@ -59,6 +60,49 @@ def single_task(problem, method, width, settings, seed):
         [part.epochs for part in parts],
         sum(part.work for part in parts),
     )
+
+
+def allocated(problem, method, width, settings, seed):
+    """A GumbelMatrix, trained as any other layer and then frozen to its most likely allocation."""
+    set_seed(seed)
+    layer = method.layer(problem.dataset, len(problem.tasks), width, settings.dropout)
+    model = problem.network(layer, settings)
+    fitted = problem.fit(model, settings)
+    trained = _trained(problem, mtl.freeze(model), fitted.validation_loss, fitted.epochs, fitted.work)
+    uses = np.concatenate(layer.allocation(), axis=1).astype(int)  # [tasks, components of all levels]
+    either = np.maximum(1, uses.sum(axis=1)[:, None] + uses.sum(axis=1) - uses @ uses.T)
+    trained.extra = {"allocation": uses.tolist(), "active": float(uses.mean())}
+    trained.extra["overlap"] = _mean_of_pairs(uses @ uses.T / either)
+    return trained
+
+
+def pruned(problem, method, width, settings, seed, *, prune_rate=0.3, final_kept=0.2):
+    """A SparseSharing: warm-up, a mask for each task by pruning it alone, then joint training from the warm weights.
+
+    A task's mask is the one with the least validation loss of that task, of six by default; all trainings are work.
+    """
+    set_seed(seed)
+    layer = method.layer(problem.dataset, len(problem.tasks), width, settings.dropout)
+    model = problem.network(layer, settings)
+    short = max(1, round(SHORT * problem.dataset.epochs))
+    work = [problem.fit(model, settings, epochs=short, patience=None).work]
+
+    def train(alone, task):
+        fitted = problem.fit(alone, settings, epochs=short, patience=None)
+        work.append(fitted.work)
+        return -fitted.validation_loss
+
+    report = SparseSharingPruner(train, prune_rate, final_kept, verbose=False).prune(model)
+    fitted = problem.fit(model, settings)
+    trained = _trained(problem, model, fitted.validation_loss, fitted.epochs, fitted.work + sum(work))
+    unused = sum(int((~mask.any(axis=0)).sum()) for mask in layer.get_masks())
+    trained.parameters = method.parameters(problem, width) - unused
+    trained.extra = {
+        "kept": layer.kept_fractions().tolist(),
+        "rounds": [each["round"] for each in report if each["chosen"]],
+        "overlap": _mean_of_pairs(mtl.analysis.mask_overlap(layer)),
+    }
+    return trained
 
 
 def restarts(problem, method, width, settings, seed, cost, cost_of):
@@ -153,9 +197,15 @@ def _polished(problem, model, settings):
 
 def _with_route(trained, route, extra):
     """Adds the route, and which share of their sub-networks two tasks have in common, on average over pairs."""
-    shared = mtl.analysis.sharing_overlap(route)[np.triu_indices(route.num_tasks, 1)]
-    trained.extra = {**extra, "route": route.to_json(), "overlap": float(shared.mean()) if len(shared) else 0.0}
+    overlap = _mean_of_pairs(mtl.analysis.sharing_overlap(route))
+    trained.extra = {**extra, "route": route.to_json(), "overlap": overlap}
     return trained
+
+
+def _mean_of_pairs(matrix):
+    """The mean of `[tasks, tasks]` over pairs of two tasks; 0 for a task alone."""
+    pairs = np.asarray(matrix)[np.triu_indices(len(matrix), 1)]
+    return float(pairs.mean()) if len(pairs) else 0.0
 
 
 def _fitted(problem, make_layer, settings, seed, tasks=None):
