@@ -13,12 +13,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 import mtl_layers as mtl
-from benchmarks.allocation import synthetic_tasks, trials
+from benchmarks import synthetic_tasks
+from benchmarks.allocation import trials
 from benchmarks.allocation.fixed import fix
 from mtl_layers._keras import BACKEND, keras
 
 PAIR = np.array([0, 0, 1, 1])  # of each task
-TASKS = len(PAIR)
+TASKS, DIM = len(PAIR), 128
 SETTINGS = {"batches_per_task": 3_000, "batch": 64, "learning_rate": 0.01, "window": 100, "test_rows": 10_000}
 QUICK = {**SETTINGS, "batches_per_task": 2, "window": 1, "test_rows": 100}
 TITLES = {
@@ -36,7 +37,7 @@ def build(variant, seed):
     ]
     budget = 0.5 if variant == "gumbel_matrix_budget" else None
     layer = mtl.GumbelMatrix(TASKS, components=components, budget=budget, seed=seed, allow_empty=True)
-    x, task = keras.Input((synthetic_tasks.DIM,), name="x"), keras.Input((), dtype="int32", name="task")
+    x, task = keras.Input((DIM,), name="x"), keras.Input((), dtype="int32", name="task")
     model = keras.Model({"x": x, "task": task}, layer(x, task=task))
     if variant == "no_sharing":
         fix(layer, [np.eye(TASKS, dtype=bool)])
@@ -46,12 +47,12 @@ def build(variant, seed):
 def measure(settings, problem, variant, seed):
     """Trains on a stream of new rows, batches of one task after another's; all variants see the same ones."""
     random = np.random.default_rng(seed)
-    directions = synthetic_tasks.directions(random, 0.0)
+    directions = synthetic_tasks.directions(random, 0.0, DIM)
 
     def batches(rounds, size):
         task = np.tile(np.repeat(np.arange(TASKS), size), rounds).astype("int32")
-        x = synthetic_tasks.inputs(random, len(task))
-        each = [synthetic_tasks.labels(random, x, direction) for direction in directions]
+        x = random.normal(size=(len(task), DIM)).astype("float32")
+        each = [synthetic_tasks.labels(random, x, direction[:, None]) for direction in directions]
         return {"x": x, "task": task}, np.where(PAIR[task, None] == 0, *each)
 
     model, layer = build(variant, seed)

@@ -14,11 +14,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 import mtl_layers as mtl
-from benchmarks.allocation import synthetic_tasks, trials
+from benchmarks import synthetic_tasks
+from benchmarks.allocation import trials
 from benchmarks.allocation.fixed import fix
 from mtl_layers._keras import BACKEND, keras
 
-TASKS, UNITS = ("first", "second"), 4
+TASKS, DIM, UNITS = ("first", "second"), 128, 4
 SETTINGS = {"steps": 4_000, "batch": 64, "learning_rate": 0.005, "window": 100, "test_rows": 10_000}
 QUICK = {**SETTINGS, "steps": 4, "window": 2, "test_rows": 100}
 FIXED = {"shared_bottom": np.ones((2, 4), bool), "no_sharing": np.array([[1, 0, 1, 0], [0, 1, 0, 1]], bool)}
@@ -37,7 +38,7 @@ def build(variant, seed):
     components = [dense(), dense(), *(keras.Sequential([dense(), dense()]) for _ in range(2))]
     budget = 0.5 if variant == "gumbel_matrix_budget" else None
     layer = mtl.GumbelMatrix(2, components=components, budget=budget, seed=seed, allow_empty=True)
-    inputs = keras.Input((synthetic_tasks.DIM,))
+    inputs = keras.Input((DIM,))
     model = keras.Model(inputs, mtl.Towers(dict.fromkeys(TASKS, mtl.towers.Regression(())))(layer(inputs)))
     if variant in FIXED:
         fix(layer, [FIXED[variant]])
@@ -47,11 +48,13 @@ def build(variant, seed):
 def measure(settings, problem, variant, seed):
     """Trains on a stream of new rows; every variant sees the same ones."""
     random = np.random.default_rng(seed)
-    directions = synthetic_tasks.directions(random, PROBLEMS[problem])
+    directions = synthetic_tasks.directions(random, PROBLEMS[problem], DIM)
 
     def rows(count):
-        x = synthetic_tasks.inputs(random, count)
-        return x, {task: synthetic_tasks.labels(random, x, way) for task, way in zip(TASKS, directions, strict=True)}
+        x = random.normal(size=(count, DIM)).astype("float32")
+        return x, {
+            task: synthetic_tasks.labels(random, x, way[:, None]) for task, way in zip(TASKS, directions, strict=True)
+        }
 
     model, layer = build(variant, seed)
     model.compile(

@@ -1,16 +1,14 @@
 """Two regression tasks of known relation: the synthetic data of the MMoE paper, in the MTNAS paper's setting.
 
-    w1 = u1,  w2 = p u1 + sqrt(1 - p^2) u2          u1, u2 orthonormal
-    y_k = w_k.x + sum_{i=1..m} sin(i w_k.x + (i - 1)^2) + eps,   x ~ N(0, I),  eps ~ N(0, 0.01)
-
-Options: `p` (0.5), `d` inputs (100), `m` sines (6), `layers` and `subnetworks` of the sharing part (1 and 3). 10,000
-samples: 8,000 train, 2,000 validate; the test has 10,000 more. Labels are standardised by the training rows, so that 1
-is the error of the mean. Every seed draws its own data.
+The formula is in `benchmarks/synthetic_tasks.py`. Options: `p` (0.5), `d` inputs (100), `m` sines (6), `layers` and
+`subnetworks` of the sharing part (1 and 3). 10,000 samples: 8,000 train, 2,000 validate; the test has 10,000 more.
+Labels are standardised by the training rows, so that 1 is the error of the mean. Every seed draws its own data.
 """
 
 import numpy as np
 
 import mtl_layers as mtl
+from benchmarks import synthetic_tasks
 from benchmarks.quality.datasets import Dataset
 
 SOURCE = ""
@@ -23,13 +21,11 @@ def load(directory, seed, p=0.5, d=100, m=6, layers=1, subnetworks=3):
     if not 0 <= p <= 1 or d < 2:
         raise SystemExit(f"synthetic needs p in [0, 1] and d of at least 2; received: p={p}, d={d}")
     random = np.random.default_rng(seed)
-    first, second = np.linalg.qr(random.normal(size=(d, 2)))[0].T
+    directions = synthetic_tasks.directions(random, p, d)
     x = random.normal(size=(sum(ROWS.values()), d))
     labels = {}
-    for task, direction in (("first", first), ("second", p * first + np.sqrt(1 - p**2) * second)):
-        along = x @ direction
-        y = along + sum(np.sin(i * along + (i - 1) ** 2) for i in range(1, m + 1))
-        y += random.normal(scale=0.1, size=len(y))
+    for task, direction in zip(("first", "second"), directions, strict=True):
+        y = synthetic_tasks.labels(random, x, direction, m)
         training = y[: ROWS["train"]]
         labels[task] = ((y - training.mean()) / training.std()).astype("float32")
     ends = np.cumsum(list(ROWS.values()))
