@@ -222,6 +222,17 @@ def test_intervals_are_student_s():
     assert trials.number([0.5]) == "0.500 ± 0.000"
 
 
+def test_a_table_tells_its_command_without_the_folders_of_this_machine(tmp_path):
+    parser = trials.parser("four_mnist", "", seeds=30)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--reduced", action="store_true")
+    options = parser.parse_args(["--data", str(tmp_path), "--seeds", "5"])
+    assert trials.command(options) == "python -m benchmarks.allocation.four_mnist --seeds 5 --data DATA"
+    options = parser.parse_args(["--reduced"])
+    options.data = None
+    assert trials.command(options).endswith("four_mnist --seeds 30 --reduced")
+
+
 def test_missing_images_end_the_program_with_where_to_get_them(tmp_path):
     with pytest.raises(SystemExit, match=r"neither mnist-pngs.tar.xz nor train-images(.|\n)*rasbt"):
         mnist_data.load(tmp_path)

@@ -159,6 +159,7 @@ def main(arguments=None):
     mtl.analysis.plot_allocation(per_level, names, axes[1], "probabilities: seed 0")
     trials.report(
         options,
+        rows,
         f"{len(tasks)} tasks of three families ({kind} setting)",
         ["seed", *heads],
         lines,

@@ -120,6 +120,7 @@ def main(arguments=None):
     mtl.analysis.plot_allocation(learned["allocation"], names, axes[1], "Gumbel-Matrix, budget 0.75: seed 0")
     trials.report(
         options,
+        rows,
         "4-MNIST",
         ["", "accuracy, %", "active, %", "paper: accuracy, %", "paper: active, %"],
         lines,

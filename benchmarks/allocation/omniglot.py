@@ -161,6 +161,7 @@ def main(arguments=None):
     mtl.analysis.plot_allocation(learned["allocation"], learned["tasks"], axes[1], "allocation: seed 0")
     trials.report(
         options,
+        rows,
         f"Omniglot, {len(alphabets)} alphabets ({kind} setting)",
         ["", "test error, %", "active, %", "distinct embeddings", "paper, other alphabets: test error, %"],
         lines,

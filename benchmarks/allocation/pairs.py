@@ -120,6 +120,7 @@ def main(arguments=None):
         place.set_title(f"{TITLES[variant]}:\nmean cosine of allocations", fontsize=9)
     trials.report(
         options,
+        rows,
         "Two pairs of tasks",
         ["", "mean squared error", "pairs together", "pairs distinct", "pairs disjoint", "together and disjoint"],
         lines,

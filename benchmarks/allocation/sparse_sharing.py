@@ -142,6 +142,7 @@ def main(arguments=None):
     numbers["rank_correlation_of_overlap_and_gain"] = rank
     trials.report(
         options,
+        rows,
         "Sparse sharing and an unrelated task",
         ["", "first task", "second task", "summed loss"],
         lines,

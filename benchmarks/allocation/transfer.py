@@ -99,6 +99,7 @@ def main(arguments=None):
     axes[0].legend()
     trials.report(
         options,
+        rows,
         "Positive and negative transfer",
         ["", "mean squared error", "less than with no sharing"],
         lines,

@@ -25,6 +25,7 @@ RESULTS = Path(__file__).parent / "results"
 def parser(name, description, seeds):
     """The options that all programs have."""
     options = argparse.ArgumentParser(prog=f"benchmarks.allocation.{name}", description=description.split("\n")[0])
+    options.set_defaults(program=name)
     options.add_argument("--seeds", type=int, default=seeds, help=f"trials of each kind; default: {seeds}")
     options.add_argument("--quick", action="store_true", help="a few steps: to see that it runs; no result")
     options.add_argument("--out", type=Path, default=RESULTS / f"{name}.jsonl", help="file of records; it is added to")
@@ -86,9 +87,22 @@ def draw_curve(axes, steps, curves, label, color):
     axes.fill_between(steps, mean - half, mean + half, color=color, alpha=0.25, linewidth=0)
 
 
-def report(options, title, heads, lines, notes, numbers, figure):
-    """Writes the table, its numbers and the figure beside the records, and prints the table."""
+def command(options):
+    """The command line, with names in the place of folders."""
+    words = ["python", "-m", f"benchmarks.allocation.{options.program}"]
+    for name, value in vars(options).items():
+        if name not in ("program", "out") and value not in (None, False):
+            words.append(f"--{name}")
+            words += [] if value is True else [name.upper() if isinstance(value, Path) else str(value)]
+    return " ".join(words)
+
+
+def report(options, rows, title, heads, lines, notes, numbers, figure):
+    """Writes the table of these rows, its numbers and the figure beside the records, and prints the table."""
     title = f"{title} (quick: no result)" if options.quick else title
+    versions = sorted({", ".join(map(" ".join, row["versions"].items())) for row in rows})
+    numbers = {"command": command(options), "versions": versions, **numbers}
+    notes = f"{notes}\n\n`{numbers['command']}`, with {' and '.join(versions)}."
     table = [heads, ["---", *["---:"] * (len(heads) - 1)], *lines]
     table = "\n".join(f"| {' | '.join(map(str, line))} |" for line in table)
     options.out.with_suffix(".json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
