@@ -1,9 +1,12 @@
 """Who may import whom, read from the source: one way through mtl_layers, and serving that stands alone."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
+
+pytestmark = pytest.mark.once  # it reads the source alone
 
 ROOT = Path(__file__).parents[1]
 ORDER = (
@@ -45,6 +48,7 @@ PACKAGES = {
 }
 
 
+@functools.cache
 def imports(module, source, known=tuple(MODULES)):
     """Every module that the source imports, at its head or inside a function."""
     found = set()
@@ -82,14 +86,14 @@ def exporters_own(modules):
     return {
         helper
         for helper in private
-        if all(name in family for name, source in modules.items() if helper in imports(name, source, modules))
+        if all(name in family for name, source in modules.items() if helper in imports(name, source, tuple(modules)))
     }
 
 
 def violations(module, source, modules=MODULES):
     """What is wrong with the imports and statements of one module, as sentences."""
     wrong = []
-    used = imports(module, source, modules)
+    used = imports(module, source, tuple(modules))
     roots = {name.split(".")[0] for name in used}
     if module.startswith("mtl_layers"):
         wrong += [f"{module} imports {name}" for name in used if name.split(".")[0] == "serving"]

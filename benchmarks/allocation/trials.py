@@ -91,7 +91,7 @@ def command(options):
     """The command line, with names in the place of folders."""
     words = ["python", "-m", f"benchmarks.allocation.{options.program}"]
     for name, value in vars(options).items():
-        if name not in ("program", "out") and value not in (None, False):
+        if name not in ("program", "out") and value is not None and value is not False:
             words.append(f"--{name}")
             words += [] if value is True else [name.upper() if isinstance(value, Path) else str(value)]
     return " ".join(words)
