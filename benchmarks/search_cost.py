@@ -3,8 +3,9 @@
     python -m benchmarks.search_cost [--steps 200] [--output benchmarks/results/search_cost.json] [--quick]
 
 Three costs. A step of the search, with a validation batch of the same size, against a training step: for the model of
-the MTNAS paper (15 fields, embeddings of width 10, 100,000 ids) and for the part above its embeddings alone. The peak
-memory of both trainings, each in a process of its own. The forward pass of a frozen route that keeps half of the
+the MTNAS paper (15 fields, embeddings of width 10, 100,000 ids), for the part above its embeddings alone, and for the
+largest search there may be, whose 13.6 million parameters of gates an optimizer with momentum moves in every step. The
+peak memory of both trainings, each in a process of its own. The forward pass of a frozen route that keeps half of the
 sub-networks, the part above the embeddings alone, at three sizes. Sides in one process take turns, step by step;
 medians and ratios of medians are reported.
 """
@@ -23,22 +24,25 @@ import tensorflow as tf
 
 import mtl_layers as mtl
 from mtl_layers._keras import keras
+from mtl_layers.sharing.route_supernet import MAX_LAYERS, MAX_SUBNETWORKS
 
 FIELDS, WIDTH, IDS, LAYERS, SUBNETWORKS, UNITS, BATCH, SERVED = 15, 10, 100_000, 2, 4, 64, 512, 1024
 DIM = FIELDS * WIDTH
 TASKS = ("click", "purchase")
+SIZE = (LAYERS, SUBNETWORKS)
+LARGEST = (MAX_LAYERS, MAX_SUBNETWORKS)
 SIZES = (64, 256, 512)  # units of the frozen routes
 MEMORY_STEPS = 30
 
 
-def ml_mmoe(units=UNITS):
+def ml_mmoe(size=SIZE, units=UNITS):
     """The multi-layer MMoE behind an input layer of the same size: the same parts as a supernet."""
-    mixture = mtl.MultiLayerMMoE(len(TASKS), LAYERS, SUBNETWORKS, (units,))
+    mixture = mtl.MultiLayerMMoE(len(TASKS), *size, (units,))
     return keras.Sequential([keras.layers.Dense(units, activation="relu"), mixture])
 
 
-def supernet():
-    return mtl.RouteSupernet(len(TASKS), LAYERS, SUBNETWORKS, UNITS)
+def supernet(size=SIZE):
+    return mtl.RouteSupernet(len(TASKS), *size, UNITS)
 
 
 def model_of(sharing, embeds):
@@ -69,9 +73,9 @@ def training_step(sharing, embeds):
     return lambda: model.train_on_batch(x, y)
 
 
-def search_step(embeds, **arguments):
+def search_step(embeds, size=SIZE, **arguments):
     """A training step of a supernet with the callback's two halves around it."""
-    model, (x, y) = model_of(supernet(), embeds), batch(0, embeds)
+    model, (x, y) = model_of(supernet(size), embeds), batch(0, embeds)
     search = mtl.RouteSearch([batch(1, embeds)], **arguments)
     search.set_model(model)
     search.on_train_begin()
@@ -85,14 +89,14 @@ def search_step(embeds, **arguments):
     return step
 
 
-def training(embeds, count):
+def training(embeds, count, size=SIZE):
     keras.utils.set_random_seed(0)
     return interleaved(
         {
-            "ml_mmoe": training_step(ml_mmoe(), embeds),
-            "supernet": training_step(supernet(), embeds),
-            "search": search_step(embeds),
-            "search_4_routes": search_step(embeds, routes_per_step=4),
+            "ml_mmoe": training_step(ml_mmoe(size), embeds),
+            "supernet": training_step(supernet(size), embeds),
+            "search": search_step(embeds, size),
+            "search_4_routes": search_step(embeds, size, routes_per_step=4),
         },
         count,
     )
@@ -125,7 +129,7 @@ def forward_step(layer, dim):
 
 
 def forward(units, count):
-    full, half = ml_mmoe(units), mtl.StaticRoute(half_route(), units)
+    full, half = ml_mmoe(units=units), mtl.StaticRoute(half_route(), units)
     full.build((None, DIM))
     half.build((None, DIM))
     return interleaved({"ml_mmoe": forward_step(full, DIM), "frozen_half": forward_step(half.freeze(), DIM)}, count)
@@ -168,6 +172,7 @@ def main():
     seconds = {
         "step_with_embeddings": training(True, count),
         "step_above_embeddings": training(False, count),
+        "step_of_the_largest": training(True, count // 4 + 1, LARGEST),
         **{f"forward_{units}_units": forward(units, count) for units in SIZES},
     }
     megabytes = {side: peak_memory(side) for side in ("ml_mmoe", "search")}
