@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import reference
 
 import mtl_layers as mtl
 from mtl_layers._keras import keras, ops
@@ -63,6 +64,23 @@ def test_there_is_an_entry_for_every_level(rng):
     assert [level.similarity.shape for level in levels] == [(4, 4), (4, 4)]
     for level in levels:
         np.testing.assert_allclose(np.diag(level.similarity), 1.0)
+
+
+def test_the_sub_networks_of_a_supernet_are_compared_on_its_most_likely_route(rng):
+    supernet = mtl.RouteSupernet(2, num_layers=2, num_subnetworks=3, units=4)
+    model = model_with(supernet)
+    alike = np.array(reference.array(supernet.subnetworks[1].kernels[0]))
+    alike[2] = alike[0]
+    supernet.subnetworks[1].kernels[0].assign(alike)
+    # Sub-networks 0 and 2 of the second layer read the same here, and not on the full route, where gates differ.
+    same = ((0, 1), 0)
+    supernet.set_route(mtl.Route(2, 2, 3, (((1,), 0), same, ((1,), 0), same, same)))
+    x = rng.normal(size=(30, 6)).astype("float32")
+    first, second = mtl.analysis.expert_similarity(model, x)
+    assert first.similarity.shape == second.similarity.shape == (3, 3)
+    assert first.duplicates() == [] and second.duplicates() == [(0, 2)]
+    root = supernet.stem(x)[:, 0]
+    np.testing.assert_allclose(supernet.expert_outputs(x)[0], supernet.subnetworks[0](root), rtol=1e-5, atol=1e-6)
 
 
 def test_what_has_no_experts_or_no_rows_is_refused(rng):

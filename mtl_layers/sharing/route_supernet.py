@@ -180,6 +180,11 @@ class RouteSupernet(keras.layers.Layer):
         self._check_built()
         return self._run(inputs, training=False)[1]
 
+    def expert_outputs(self, inputs):
+        """The outputs of the sub-networks on the most likely route, as a list with `[batch, subnetworks, units]`."""
+        self._check_built()
+        return self._run(inputs, training=False)[2]
+
     def gate_reads(self):
         """Which values each block of the most likely route has, as a list with a boolean `[blocks, subnetworks]`."""
         self._check_built()
@@ -193,16 +198,18 @@ class RouteSupernet(keras.layers.Layer):
         elif not training:
             routes = self.policy(routes)
         root = inputs if self.stem is None else self.stem(inputs, training=training)[:, 0]  # [batch, units]
-        values, start, all_weights, selected = root, 0, [], self.gates.select(routes)
+        values, start, all_weights, all_hidden = root, 0, [], []
+        selected = self.gates.select(routes)
         for layer, stack in enumerate(self.subnetworks):
             hidden = stack(values, training=training)  # [batch, subnetworks, units]
+            all_hidden.append(hidden)
             stop = self.num_blocks if layer + 1 == self.num_layers else start + self.num_subnetworks
             asked = root if self.query == "root" else hidden
             # [batch, blocks of this layer, subnetworks]
             all_weights.append(self.gates(asked, selected=selected, start=start, stop=stop))
             values = ops.matmul(ops.cast(all_weights[-1], hidden.dtype), hidden)  # [batch, these blocks, units]
             start = stop
-        return values, all_weights
+        return values, all_weights, all_hidden
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], self.num_tasks, self.units)
