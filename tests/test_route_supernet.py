@@ -120,6 +120,33 @@ def test_any_route_and_its_numbers_say_the_same(shape, rng):
         assert layer.route_of(layer.numbers_of(route)) == route == mtl.Route.from_json(route.to_json())
 
 
+def test_candidates_are_the_ready_made_routes_and_draws_and_none_twice(rng):
+    layer = made((2, 2, 3, "previous", "gate"), rng)
+    layer.alpha.assign(rng.normal(size=layer.alpha.shape))
+    found = layer.candidates(6, seed=1)
+    assert list(found) == ["derived", "full", "unshared", "drawn 0", "drawn 1", "drawn 2"]
+    assert len(set(found.values())) == 6 and found["derived"] == layer.derive()
+    assert found["unshared"] == mtl.Route.no_sharing(2, 2, 3)
+    assert found["full"] == mtl.Route(2, 2, 3, [((0, 1, 2), 0)] * 5)
+    assert list(layer.candidates(2)) == ["derived", "full"]
+    assert layer.candidates(6, seed=1) == found != layer.candidates(6, seed=2)
+    layer.alpha.assign(1e3 * np.eye(layer.num_routes)[[0] * layer.num_blocks])  # certain of the full route
+    assert list(layer.candidates(6)) == ["derived", "unshared"]
+    with pytest.raises(ValueError, match=r"`count` must be .* received: count=0"):
+        layer.candidates(0)
+    assert "unshared" not in made((3, 1, 2, "root", "gate"), rng).candidates(5)
+
+
+def test_candidates_are_drawn_with_the_probabilities_of_the_routes(rng):
+    layer = made((1, 1, 2, "root", "gate"), rng)  # one block with the routes {0, 1}, {0} and {1}
+    layer.alpha.assign(np.log([[0.7, 0.1, 0.2]]))
+    assert list(layer.candidates(1)) == ["derived"]
+    # {0, 1} and {0} are there before the one draw, as the full route and the unshared one, so that {1} alone is added.
+    drawn = [layer.candidates(4, seed).get("drawn 0") for seed in range(300)]
+    assert {route for route in drawn if route} == {mtl.Route(1, 1, 2, [((1,), None)])}
+    assert 35 < 300 - drawn.count(None) < 85  # 60 expected; 3.6 standard deviations
+
+
 @pytest.mark.parametrize(("query", "queries"), [("previous", 8), ("root", 1)])
 def test_the_number_of_gate_parameters_is_blocks_times_queries_times_all_subsets(query, queries):
     layer = mtl.RouteSupernet(2, 4, 8, 2, query)

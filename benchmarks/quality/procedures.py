@@ -8,7 +8,7 @@ import tensorflow as tf
 import mtl_layers as mtl
 from mtl_layers._keras import keras
 from mtl_layers.search import RouteSearch, SparseSharingPruner
-from mtl_layers.sharing import Route, StaticRoute
+from mtl_layers.sharing import StaticRoute
 from mtl_layers.sharing._route_space import RouteSpace
 
 SEARCH_BATCH = 1024  # validation rows of a search step, as in the MTNAS paper
@@ -157,7 +157,7 @@ def searched(problem, method, width, settings, seed, *, supernet, delay=0.0, can
         trained = _trained(problem, frozen, fitted.validation_loss, fitted.epochs, work)
         return _with_route(trained, layer.derive(), extra)
 
-    routes = _candidates(layer, search.policy, candidates, np.random.default_rng([seed, 2]))
+    routes = layer.candidates(candidates, [seed, 2])
     layer.set_route(routes["derived"])
     found = {"inherited": _polished(problem, mtl.freeze(model), settings)}
     for number, (name, route) in enumerate(routes.items(), 1):
@@ -167,18 +167,6 @@ def searched(problem, method, width, settings, seed, *, supernet, delay=0.0, can
     trained = found[chosen]
     trained.work = work + sum(candidate.work for candidate in found.values())
     return _with_route(trained, routes["derived" if chosen == "inherited" else chosen], extra)
-
-
-def _candidates(layer, policy, count, random):
-    """Dict from name to route, no route twice: the most likely, the full, that without sharing, draws from a policy."""
-    shape = layer.space.shape
-    routes = {"derived": layer.route_of(policy.argmax(axis=-1)), "full": layer.route_of([0] * layer.num_blocks)}
-    if layer.num_subnetworks >= layer.num_tasks:
-        routes["unshared"] = Route.no_sharing(*shape)
-    for number in range(count - len(routes)):
-        routes[f"drawn {number}"] = layer.route_of([random.choice(len(block), p=block) for block in policy])
-    first = {route: name for name, route in reversed(routes.items())}
-    return {name: route for name, route in routes.items() if first[route] == name}
 
 
 def retrained(problem, route, width, settings, seed, input_layer):

@@ -10,6 +10,7 @@ from mtl_layers.experts import Experts
 from mtl_layers.sharing._route_gates import RouteGates
 from mtl_layers.sharing._route_policy import RoutePolicy
 from mtl_layers.sharing._route_space import RouteSpace
+from mtl_layers.sharing.route import Route
 from mtl_layers.sharing.static_route import StaticRoute
 
 MAX_SUBNETWORKS = 8
@@ -240,6 +241,31 @@ class RouteSupernet(keras.layers.Layer):
         """The most likely `Route`."""
         self._check_built()
         return self.route_of(np.argmax(self.alpha.numpy(), axis=-1))
+
+    def candidates(self, count, seed=0):
+        """Up to `count` routes worth training anew: which of them to keep, validation decides.
+
+        `"derived"`, the most likely one; `"full"`, all values everywhere; `"unshared"`, if there are as many
+        sub-networks as tasks; and `"drawn 0"` and so on from the probabilities of the routes. None comes twice.
+
+        Args:
+            count: Number of routes, at least 1.
+            seed: Seed of the draws, as NumPy takes it. Defaults to `0`.
+
+        Returns:
+            Dict from name to `Route`.
+        """
+        check_positive("count", count)
+        routes = {"derived": self.derive(), "full": self.route_of([0] * self.num_blocks)}
+        if self.num_subnetworks >= self.num_tasks:
+            routes["unshared"] = Route.no_sharing(*self.space.shape)
+        powers = np.exp(self.alpha.numpy().astype("float64") - self.alpha.numpy().max(axis=-1, keepdims=True))
+        policy = powers / powers.sum(axis=-1, keepdims=True)
+        random = np.random.default_rng(seed)
+        for number in range(count - len(routes)):
+            routes[f"drawn {number}"] = self.route_of([random.choice(len(block), p=block) for block in policy])
+        first = {route: name for name, route in reversed(routes.items())}
+        return {name: route for name, route in list(routes.items())[:count] if first[route] == name}
 
     def route_of(self, numbers):
         """The `Route` with the given route number in each block."""
