@@ -1,10 +1,11 @@
 """Trains the same model under each balancing of `mtl.balancing`, and draws the weights of the tasks over time.
 
-    python -m benchmarks.balancing [--seeds 3] [--epochs 8] [--rows N] [--output benchmarks/results] [--quick]
+    python -m benchmarks.balancing --dataset census [--rows N]
+    python -m benchmarks.balancing --dataset kuairand --data FOLDER
 
-The data are Census-Income, with the split and the features of benchmarks/quality; the model is an MMoE of 4 experts
-(64), batch 1024, Adam at 0.002, on tf_keras. Every run takes the epoch with the least validation log loss, summed over
-tasks without weights. `balancing.json` has every number, `balancing.md` a table, `balancing.png` the weights.
+The splits and features are those of benchmarks/quality; the model is an MMoE of 4 experts (64) on tf_keras, with the
+settings that did best on validation there without a balancing. Every run takes the epoch with the least validation log
+loss, summed over tasks without weights. `balancing_DATASET.json` has every number, `.md` a table, `.png` the weights.
 """
 
 import os
@@ -16,24 +17,27 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"
 import argparse
 import json
 import platform
-import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
 import mtl_layers as mtl
 from benchmarks.quality import datasets
 from benchmarks.quality.encoding import encode
+from benchmarks.quality.report import interval
 from benchmarks.quality.training import Problem, Settings
 from mtl_layers._keras import keras
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-SETTINGS = Settings(learning_rate=2e-3, dropout=0.1, l2=0.0)
+SETTINGS = {
+    "census": Settings(learning_rate=2e-3, dropout=0.1, l2=0.0),
+    "kuairand": Settings(learning_rate=5e-4, dropout=0.1, l2=1e-3),
+}
 QUICK_ROWS, QUICK_EPOCHS = 4000, 2
 
 
@@ -64,37 +68,46 @@ class Weights(keras.callbacks.Callback):
             weights.append(float((logs or {}).get(f"{task}_weight", 1.0)))
 
 
-def run(problem, name, seed):
+def run(problem, settings, name, seed):
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
     balancing = balancings(problem.tasks, problem.steps(1))[name]
-    sharing = mtl.MMoE(len(problem.tasks), 4, (64,), dropout=SETTINGS.dropout)
-    model = problem.network(sharing, SETTINGS)
+    sharing = mtl.MMoE(len(problem.tasks), 4, (64,), dropout=settings.dropout)
+    model = problem.network(sharing, settings)
     if balancing is not None:
         model = mtl.balancing.BalancedModel(model.input, model.output, balancing)
     weights = Weights(problem.tasks)
-    fitted = problem.fit(model, SETTINGS, patience=None, callbacks=[weights])
+    fitted = problem.fit(model, settings, patience=None, callbacks=[weights])
     scores = {part: problem.scores(problem.predict(model, part), part) for part in ("validation", "test")}
     return {
         "seed": seed,
         "epoch": fitted.epochs,
         "validation": scores["validation"]["metric"],
         "test": scores["test"]["metric"],
-        "test_loss": scores["test"]["loss"],
+        "test_loss": scores["test"]["summed_loss"],
         "weights": weights.by_task,
     }
 
 
 def table(runs, tasks):
-    """Test AUC (mean and, of several seeds, standard deviation) and weights in the last epoch, as Markdown."""
-    heads = [*(f"{task}: test AUC" for task in tasks), *(f"{task}: weight at the end" for task in tasks)]
-    lines = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    """Test AUC and summed log loss (mean and half of the 95 % t-interval), and the weights in the last epoch."""
+    heads = [*(f"{task} AUC" for task in tasks), "summed log loss", "less than plain"]
+    heads += [f"{task} weight" for task in tasks]
+    lines = [["", *heads], ["---", *["---:"] * len(heads)]]
+    plain = [row["test_loss"] for row in runs["plain"]]
     for name, rows in runs.items():
-        aucs = [np.array([row["test"][task] for row in rows]) for task in tasks]
-        ends = [np.mean([row["weights"][task][-1] for row in rows]) for task in tasks]
-        cells = [f"{auc.mean():.4f}" + (f" ± {auc.std(ddof=1):.4f}" if len(auc) > 1 else "") for auc in aucs]
-        lines.append(f"| {name} | " + " | ".join([*cells, *(f"{end:.3f}" for end in ends)]) + " |")
-    return "\n".join(lines) + "\n"
+        losses = [row["test_loss"] for row in rows]
+        less = [before - after for before, after in zip(plain, losses, strict=True)]
+        cells = [_number([row["test"][task] for row in rows]) for task in tasks]
+        cells += [_number(losses), "" if name == "plain" else _number(less, sign="+")]
+        ends = [sum(row["weights"][task][-1] for row in rows) / len(rows) for task in tasks]
+        lines.append([name, *cells, *(f"{end:.3f}" for end in ends)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _number(values, sign=""):
+    mean, half = interval(values)
+    return f"{mean:{sign}.4f}" if half is None else f"{mean:{sign}.4f} ± {half:.4f}"
 
 
 def draw(runs, tasks, path):
@@ -117,7 +130,9 @@ def draw(runs, tasks, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--dataset", choices=list(SETTINGS), default="census")
+    parser.add_argument("--data", help="folder with the data set's files")
+    parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--rows", type=int, help="training rows at most, and that share of the others; default: all")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
@@ -127,30 +142,37 @@ def main():
         arguments.seeds, arguments.epochs, arguments.rows = 1, QUICK_EPOCHS, QUICK_ROWS
     tf.get_logger().setLevel("ERROR")  # many models in a program are no mistake here
 
-    dataset = replace(datasets.load("census"), epochs=arguments.epochs)
+    settings = SETTINGS[arguments.dataset]
+    dataset = replace(datasets.load(arguments.dataset, arguments.data), epochs=arguments.epochs)
     if arguments.rows:
         dataset = dataset.thinned(arguments.rows, arguments.epochs)
     problem = Problem(dataset, encode(dataset))
     runs = {}
     for name in balancings(problem.tasks, problem.steps(1)):
-        runs[name] = [run(problem, name, seed) for seed in range(arguments.seeds)]
-        print(f"{name}: test AUC {runs[name][-1]['test']}", file=sys.stderr)
+        runs[name] = [run(problem, settings, name, seed) for seed in tqdm(range(arguments.seeds), name, unit="run")]
 
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    command = f"python -m benchmarks.balancing --dataset {arguments.dataset}"
+    command += f" --seeds {arguments.seeds} --epochs {arguments.epochs}"
+    command += f" --rows {arguments.rows}" if arguments.rows else ""
+    versions = {"tensorflow": tf.__version__, keras.__name__: keras.__version__, "python": platform.python_version()}
     report = {
+        "command": command,
         "rows": {part: len(rows) for part, rows in dataset.split.items()},
-        "epochs": arguments.epochs,
+        "settings": asdict(settings),
+        "versions": versions,
         "runs": runs,
-        "versions": {
-            "tensorflow": tf.__version__,
-            keras.__name__: keras.__version__,
-            "python": platform.python_version(),
-        },
     }
-    (arguments.output / "balancing.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    text = table(runs, problem.tasks)
-    (arguments.output / "balancing.md").write_text(text, encoding="utf-8")
-    draw(runs, problem.tasks, arguments.output / "balancing.png")
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    path = arguments.output / f"balancing_{arguments.dataset}"
+    path.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    rows = ", ".join(f"{count:,} {part}" for part, count in report["rows"].items())
+    notes = (
+        f"{arguments.seeds} seeds; {rows} rows; ± half of the 95 % t-interval, differences paired by seed; weights in "
+        f"the last epoch, means over seeds. `{command}`, with {', '.join(map(' '.join, versions.items()))}."
+    )
+    text = f"# Balancing on {arguments.dataset}\n\n{table(runs, problem.tasks)}\n\n{notes}\n"
+    draw(runs, problem.tasks, path.with_suffix(".png"))
+    path.with_suffix(".md").write_text(f"{text}\n![Weights over time]({path.name}.png)\n", encoding="utf-8")
     print(text)
 
 

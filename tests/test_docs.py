@@ -208,6 +208,9 @@ def test_measured_rows_come_from_the_results(page_parts, tmp_path):
     (tmp_path / "some.md").rename(tmp_path / "quality" / "results" / "some.md")
     assert page_parts.results("quality", tmp_path) == "## Some\n\n![curve](benchmarks/quality/results/some.png)\n"
     assert page_parts.results("allocation", tmp_path) == ""
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "balancing_some.md").write_text("# Some\n\n![curve](some.png)\n")
+    assert page_parts.results("balancing", tmp_path) == "## Some\n\n![curve](benchmarks/results/some.png)\n"
 
 
 def test_programs_say_what_they_are(page_parts, tmp_path):
