@@ -33,16 +33,21 @@ def test_the_blocks_run_one_after_the_other(tmp_path, monkeypatch, capsys):
     assert str(names["supernet"].derive()).count("task") == 2
     assert set(names["frozen"].output) == {"click", "purchase"}
 
+    exec(BLOCKS[3], names)
+    candidates = names["supernet"].candidates(6)
+    assert list(candidates)[:2] == ["derived", "full"] and names["route"] == list(candidates.values())[-1]
+    assert names["layer"].route == names["route"] and names["search"].policy is not None
+
     with serving.LocalServer(tmp_path / "build" / "ranker", "model") as server:
-        exec(BLOCKS[3].replace("127.0.0.1:8500", f"127.0.0.1:{server.port}"), names)
+        exec(BLOCKS[4].replace("127.0.0.1:8500", f"127.0.0.1:{server.port}"), names)
     assert names["scores"]["click"].shape == (2, 1)
     assert list(names["scores"]) == ["click"]
 
-    exec(BLOCKS[4], names)
+    exec(BLOCKS[5], names)
     layer = names["Pairwise"](3, (4,))
     x = np.ones((2, 5), "float32")
     y = keras.ops.convert_to_numpy(layer(x)) if hasattr(keras, "ops") else layer(x).numpy()
     assert y.shape == (2, 3, 4)
     assert layer.count_params() == 3 * (5 * 4 + 4) + 3 * 5 * 2
     np.testing.assert_allclose(np.stack(layer.freeze()(x), axis=1), y, atol=1e-6)
-    assert len(BLOCKS) == 5, "a new block needs a line here"
+    assert len(BLOCKS) == 6, "a new block needs a line here"
