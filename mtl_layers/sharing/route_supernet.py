@@ -35,9 +35,9 @@ class RouteSupernet(keras.layers.Layer):
 
     Search by `mtl.RouteSearch` in an ordinary `fit`; then `derive()` gives the `Route`, `to_static()` its layer.
     All sub-networks are evaluated whatever the route, until `mtl.freeze` removes what it does not reach. Of the gates,
-    `blocks * queries * H 2^(H-1) * units` parameters for H sub-networks (49,152 by default for two tasks, 13.6 million for 4
-    layers of 8), only those of the route in force are read; but an optimizer that keeps momentum moves them all in every
-    step, since Keras updates whole variables.
+    `blocks * queries * H 2^(H-1) * units` parameters for H sub-networks (49,152 by default for two tasks, 13.6 million
+    for 4 layers of 8), only those of the route in force are read; but an optimizer with momentum moves them all in
+    every step, since Keras updates whole variables.
 
     Args:
         num_tasks: Number of tasks, at least 1.
