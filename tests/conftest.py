@@ -13,8 +13,7 @@ from mtl_layers._keras import BACKEND, keras
 LEGACY = keras.__name__ == "tf_keras"
 
 
-# For whole programs, which would take a third longer, and processes with a limit on file size, which would cut off the
-# coverage data, too.
+# For processes with a limit on file size: the coverage data of such a process would be cut off, too.
 UNMEASURED = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
 
 

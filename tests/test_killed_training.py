@@ -1,5 +1,6 @@
 """A training that is killed in the middle of epochs, and goes on from its backup, ends as one that was not."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LEGACY, UNMEASURED
+from conftest import LEGACY
 from killed_training import EPOCHS, STEPS
 
 PROGRAM = Path(__file__).parent / "killed_training.py"
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.needs_tensorflow
 def trainings(tmp_path_factory):
     """What the program prints, and what the uninterrupted training and the one killed five times ended with."""
     directory = tmp_path_factory.mktemp("killed")
-    environment = {**UNMEASURED, "TF_USE_LEGACY_KERAS": "1" if LEGACY else "0", "TF_NUM_INTRAOP_THREADS": "1"}
+    environment = {**os.environ, "TF_USE_LEGACY_KERAS": "1" if LEGACY else "0", "TF_NUM_INTRAOP_THREADS": "1"}
     command = [sys.executable, str(PROGRAM), str(directory)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr

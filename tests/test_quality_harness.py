@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import UNMEASURED
 
 sys.path.append(str(Path(__file__).parent.parent))
 from benchmarks.quality import datasets, report
@@ -34,7 +33,7 @@ def command(out, dataset, methods, *more):
 
 
 def run(*arguments):
-    done = subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, check=False, env=UNMEASURED)
+    done = subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return [json.loads(line) for line in Path(arguments[0]).read_text().splitlines()]
 
@@ -75,12 +74,7 @@ def resumed(tmp_path_factory):
     """A run on synthetic data that was killed while it wrote a line, and started again; what was finished, and all."""
     out = tmp_path_factory.mktemp("resumed") / "synthetic.jsonl"
     process = subprocess.Popen(
-        command(out, *SEARCHES),
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        env=UNMEASURED,
+        command(out, *SEARCHES), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     deadline = time.monotonic() + 120
     while (not out.exists() or b"\n" not in out.read_bytes()) and time.monotonic() < deadline:
