@@ -14,15 +14,13 @@ Sides in one process take turns, step by step; medians and ratios of medians are
 """
 
 import argparse
-import json
-import platform
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 import mtl_layers as mtl
-from benchmarks.search_cost import SERVED, forward_step, interleaved
+from benchmarks.timing import SERVED, forward_step, interleaved, ratios, save
 from mtl_layers._keras import keras
 
 TASKS, COMPONENTS, UNITS, DIM, BATCH = 4, 8, (256, 128), 512, 1024
@@ -122,14 +120,6 @@ def gradients(forward):
     return run
 
 
-def ratios(seconds):
-    """Every side as a multiple of the first one of its comparison."""
-    if any(isinstance(value, dict) for value in seconds.values()):
-        return {name: ratios(value) for name, value in seconds.items()}
-    first = next(iter(seconds.values()))
-    return {name: value / first for name, value in seconds.items()}
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=200)
@@ -157,13 +147,8 @@ def main():
         },
         "seconds": seconds,
         "ratio": ratios(seconds),
-        "versions": {"tensorflow": tf.__version__, "keras": keras.__version__, "python": platform.python_version()},
-        "processor": platform.processor() or platform.machine(),
     }
-    text = json.dumps(report, indent=2)
-    print(text)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(text + "\n", encoding="utf-8")
+    print(save(arguments.output, report))
 
 
 if __name__ == "__main__":

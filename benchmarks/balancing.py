@@ -27,7 +27,7 @@ from tqdm import tqdm
 import mtl_layers as mtl
 from benchmarks.quality import datasets
 from benchmarks.quality.encoding import encode
-from benchmarks.quality.report import interval
+from benchmarks.quality.report import interval, number
 from benchmarks.quality.training import Problem, Settings
 from mtl_layers._keras import keras
 
@@ -98,16 +98,11 @@ def table(runs, tasks):
     for name, rows in runs.items():
         losses = [row["test_loss"] for row in rows]
         less = [before - after for before, after in zip(plain, losses, strict=True)]
-        cells = [_number([row["test"][task] for row in rows]) for task in tasks]
-        cells += [_number(losses), "" if name == "plain" else _number(less, sign="+")]
+        cells = [number(*interval([row["test"][task] for row in rows])) for task in tasks]
+        cells += [number(*interval(losses)), "" if name == "plain" else number(*interval(less), signed=True)]
         ends = [sum(row["weights"][task][-1] for row in rows) / len(rows) for task in tasks]
         lines.append([name, *cells, *(f"{end:.3f}" for end in ends)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _number(values, sign=""):
-    mean, half = interval(values)
-    return f"{mean:{sign}.4f}" if half is None else f"{mean:{sign}.4f} ± {half:.4f}"
 
 
 def draw(runs, tasks, path):
@@ -115,11 +110,11 @@ def draw(runs, tasks, path):
     shown = {name: rows for name, rows in runs.items() if name != "plain"}
     figure, axes = plt.subplots(1, len(shown), figsize=(3 * len(shown), 3), layout="constrained")
     for place, (name, rows) in zip(axes, shown.items(), strict=True):
-        for number, task in enumerate(tasks):
+        for index, task in enumerate(tasks):
             for row in rows:
                 weights = row["weights"][task]
                 label = task if row is rows[0] else None
-                place.plot(range(1, len(weights) + 1), weights, color=f"C{number}", marker=".", lw=1, label=label)
+                place.plot(range(1, len(weights) + 1), weights, color=f"C{index}", marker=".", lw=1, label=label)
         place.axhline(1, color="lightgrey", lw=1, zorder=0)
         place.set_title(name)
         place.set_xlabel("epoch")

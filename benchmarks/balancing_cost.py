@@ -13,15 +13,13 @@ GradNorm and PCGrad are to keep is the number of tasks + 0.3.
 """
 
 import argparse
-import json
-import platform
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 import mtl_layers as mtl
-from benchmarks.search_cost import interleaved
+from benchmarks.timing import interleaved, save
 from mtl_layers._keras import keras
 
 FIELDS, WIDTH, IDS, EXPERTS, UNITS, BATCH = 15, 10, 100_000, 8, (128, 64), 512
@@ -124,11 +122,8 @@ def main():
             "steps": count,
         },
         "cases": cases,
-        "versions": {"tensorflow": tf.__version__, "keras": keras.__version__, "python": platform.python_version()},
-        "processor": platform.processor() or platform.machine(),
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    save(arguments.output, report)
     print(table(cases))
 
 

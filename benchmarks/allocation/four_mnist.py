@@ -18,9 +18,9 @@ import numpy as np
 import mtl_layers as mtl
 from benchmarks.allocation import trials
 from benchmarks.allocation.fixed import fix
-from benchmarks.allocation.task_heads import TaskHeads
+from benchmarks.allocation.task_heads import TaskHeads, compile_classifier
 from benchmarks.allocation.task_stream import TaskStream, accuracies
-from mtl_layers._keras import BACKEND, keras
+from mtl_layers._keras import keras
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "examples"))
 import mnist_data
@@ -66,12 +66,7 @@ def build(variant, seed):
         fix(layer, [np.eye(TASKS, dtype=bool)] * len(KERNELS))
     if variant == "shared_bottom":
         fix(layer, [np.ones((TASKS, TASKS), bool)] * len(KERNELS))
-    model.compile(
-        keras.optimizers.Adam(LEARNING_RATE),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        steps_per_execution=WINDOW,
-        jit_compile=BACKEND == "jax",
-    )
+    compile_classifier(model, LEARNING_RATE, WINDOW)
     return model, layer
 
 

@@ -20,9 +20,9 @@ import numpy as np
 import mtl_layers as mtl
 from benchmarks.allocation import omniglot_data, trials
 from benchmarks.allocation.fixed import fix
-from benchmarks.allocation.task_heads import TaskHeads
+from benchmarks.allocation.task_heads import TaskHeads, compile_classifier
 from benchmarks.allocation.task_stream import TaskStream, accuracies
-from mtl_layers._keras import BACKEND, keras
+from mtl_layers._keras import keras
 
 PARTS, SHARES = ("train", "validation", "test"), (0.5, 0.2, 0.3)
 VARIANTS = {"shared_bottom": "shared bottom", "gumbel_matrix": "Gumbel-Matrix"}
@@ -98,12 +98,7 @@ def build(setting, classes, variant, seed):
     model = keras.Model({"images": images, "task": task}, TaskHeads(classes)(hidden, task=task))
     if variant == "shared_bottom":
         fix(layer, [np.ones((len(classes), 7), bool)] * levels)
-    model.compile(
-        keras.optimizers.Adam(setting.learning_rate),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        steps_per_execution=setting.window,
-        jit_compile=BACKEND == "jax",
-    )
+    compile_classifier(model, setting.learning_rate, setting.window)
     return model, layer
 
 

@@ -1,8 +1,8 @@
-"""A linear head for each task, where a row belongs to one."""
+"""A linear head for each task, where a row belongs to one, and how a model that ends in them is compiled."""
 
 import numpy as np
 
-from mtl_layers._keras import keras, ops
+from mtl_layers._keras import BACKEND, keras, ops
 
 
 class TaskHeads(keras.layers.Layer):
@@ -33,3 +33,13 @@ class TaskHeads(keras.layers.Layer):
         bias = self.bias + self.beyond
         logits = ops.matmul(ops.expand_dims(inputs, 1), ops.take(self.kernel, task, axis=0))  # [batch, 1, classes]
         return logits[:, 0] + ops.take(bias, task, axis=0)
+
+
+def compile_classifier(model, learning_rate, window):
+    """Compiles a model of logits; it runs `window` steps at once."""
+    model.compile(
+        keras.optimizers.Adam(learning_rate),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        steps_per_execution=window,
+        jit_compile=BACKEND == "jax",
+    )

@@ -8,11 +8,10 @@ import time
 from pathlib import Path
 
 import matplotlib
-import numpy as np
-from scipy import stats
 from tqdm import tqdm
 
 import mtl_layers as mtl
+from benchmarks.intervals import t_interval
 from benchmarks.quality.records import Records
 from mtl_layers._keras import BACKEND, keras
 
@@ -65,13 +64,9 @@ def of(rows, problem, variant):
     return [row for row in rows if (row["dataset"], row["method"]) == (problem, variant)]
 
 
-def interval(values, confidence=0.9):
-    """Mean and half the width of its t-interval, along the first axis; the half is 0 for a single value."""
-    values = np.asarray(values, "float64")
-    if len(values) < 2:
-        return values.mean(axis=0), np.zeros(values.shape[1:])
-    spread = values.std(axis=0, ddof=1) / np.sqrt(len(values))
-    return values.mean(axis=0), stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * spread
+def interval(values):
+    """Mean and half the width of its 90 % t-interval, as the papers give it; the half is 0 for a single value."""
+    return t_interval(values, 0.9)
 
 
 def number(values, digits=3):

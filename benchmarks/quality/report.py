@@ -14,8 +14,8 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-from scipy import stats
 
+from benchmarks.intervals import t_interval
 from benchmarks.quality.methods import METHODS
 from benchmarks.quality.paper import PAPER
 from benchmarks.quality.records import Records
@@ -28,11 +28,8 @@ BASELINE = "single_task"
 
 def interval(values):
     """Mean and half the width of its 95 % t-interval, which is `None` for a single value."""
-    values = np.asarray(values, "float64")
-    if len(values) < 2:
-        return float(values.mean()), None
-    spread = values.std(ddof=1) / np.sqrt(len(values))
-    return float(values.mean()), float(stats.t.ppf(0.975, len(values) - 1) * spread)
+    mean, half = t_interval(values, 0.95)
+    return float(mean), float(half) if len(values) > 1 else None
 
 
 def final_runs(rows):
@@ -106,7 +103,7 @@ def markdown(name, table, kinds):
         ["method", *heads, "parameters", "embeddings", "CPU seconds", "work", *(["paper"] if paper else [])],
         [
             [
-                *(_number(*row["mean"][m]) for m in measured),
+                *(number(*row["mean"][m]) for m in measured),
                 f"{row['parameters']:,.0f}",
                 f"{row['embedding']:,}",
                 f"{row['cpu_seconds']:.0f}",
@@ -120,7 +117,7 @@ def markdown(name, table, kinds):
     differences = _table(
         ["difference", *heads],
         [
-            [_number(*row["difference"][m], signed=True) if row["difference"] else "" for m in measured]
+            [number(*row["difference"][m], signed=True) if row["difference"] else "" for m in measured]
             for row in table.values()
         ],
         table,
@@ -149,7 +146,8 @@ def _table(heads, cells, table):
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _number(mean, half, signed=False):
+def number(mean, half, signed=False):
+    """A mean and the half of its interval, if it has one, as text."""
     text = f"{mean:{'+' if signed else ''}.4f}"
     return text if half is None else f"{text} ± {half:.4f}"
 
@@ -158,7 +156,7 @@ def _said(row):
     routes = row["routes"]
     if not routes:
         return ""
-    text = f"overlap {_number(*routes['overlap'])}, disjoint {routes['disjoint']} of {row['seeds']}"
+    text = f"overlap {number(*routes['overlap'])}, disjoint {routes['disjoint']} of {row['seeds']}"
     return text + "".join(f", {name} {count}" for name, count in routes.get("chosen", {}).items())
 
 

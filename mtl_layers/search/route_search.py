@@ -9,6 +9,7 @@ from mtl_layers._keras import keras
 from mtl_layers.search.reinforce import reinforce_function
 from mtl_layers.search.rewards import reward_function, rewarded
 from mtl_layers.sharing import RouteSupernet
+from mtl_layers.sharing._route_policy import probabilities_of
 from mtl_layers.towers import Towers
 
 
@@ -143,7 +144,7 @@ class RouteSearch(keras.callbacks.Callback):
         # From here on the search alone moves its state, which is not read again in each step.
         self._sync()
         self._step = int(self.supernet.search_step.numpy())
-        self.policy = _softmax(self.supernet.alpha.numpy())
+        self.policy = probabilities_of(self.supernet.alpha.numpy())
         self._baseline = self.supernet.search_baseline.numpy()
         self._rewards = []
 
@@ -192,7 +193,7 @@ class RouteSearch(keras.callbacks.Callback):
             raise ValueError(f"`reward` must be finite; received: {rewards.tolist()} at step {self._step}")
         if not np.isfinite(alpha).all():
             raise ValueError("`optimizer` must keep alpha finite; lower its learning rate or the scale of the reward")
-        self.policy, self._baseline = _softmax(alpha), baseline
+        self.policy, self._baseline = probabilities_of(alpha), baseline
         self._rewards.append(float(rewards[:, defined].mean(axis=0).sum()))
 
     def _weighed(self, routes):
@@ -257,11 +258,6 @@ def _cycle(data, skip):
         if not count:
             raise ValueError("`validation_data` must have batches each time it is iterated over; received: none")
         skip %= count  # whole passes need not be walked
-
-
-def _softmax(alpha):
-    powers = np.exp(alpha - alpha.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def _entropy(probabilities):

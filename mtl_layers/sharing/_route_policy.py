@@ -1,6 +1,14 @@
 """The policy over routes, in float32 whatever the precision of the model."""
 
+import numpy as np
+
 from mtl_layers._keras import keras, ops
+
+
+def probabilities_of(alpha):
+    """The policy of the logits, both NumPy arrays `[blocks, routes]`."""
+    powers = np.exp(alpha - alpha.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 class RoutePolicy(keras.layers.Layer):

@@ -8,7 +8,7 @@ from mtl_layers._checks import check_positive, check_rate
 from mtl_layers._keras import keras, ops, register
 from mtl_layers.experts import Experts
 from mtl_layers.sharing._route_gates import RouteGates
-from mtl_layers.sharing._route_policy import RoutePolicy
+from mtl_layers.sharing._route_policy import RoutePolicy, probabilities_of
 from mtl_layers.sharing._route_space import RouteSpace
 from mtl_layers.sharing.route import Route
 from mtl_layers.sharing.static_route import StaticRoute
@@ -259,8 +259,7 @@ class RouteSupernet(keras.layers.Layer):
         routes = {"derived": self.derive(), "full": self.route_of([0] * self.num_blocks)}
         if self.num_subnetworks >= self.num_tasks:
             routes["unshared"] = Route.no_sharing(*self.space.shape)
-        powers = np.exp(self.alpha.numpy().astype("float64") - self.alpha.numpy().max(axis=-1, keepdims=True))
-        policy = powers / powers.sum(axis=-1, keepdims=True)
+        policy = probabilities_of(self.alpha.numpy().astype("float64"))
         random = np.random.default_rng(seed)
         for number in range(count - len(routes)):
             routes[f"drawn {number}"] = self.route_of([random.choice(len(block), p=block) for block in policy])
