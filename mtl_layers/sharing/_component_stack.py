@@ -1,11 +1,14 @@
 """Any Keras layers side by side, to be used as `Experts` are."""
 
+import numpy as np
+
 from mtl_layers._keras import keras, ops, register
+from mtl_layers.sharing._alike_convolutions import alike, convolved
 
 
 @register
 class ComponentStack(keras.layers.Layer):
-    """Layers that read the same input and give outputs of one shape, stacked.
+    """Layers that read the same input and give outputs of one shape, stacked; convolutions that are alike run as one.
 
     Args:
         parts: The layers.
@@ -31,8 +34,17 @@ class ComponentStack(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, training=None):
-        # `training` reaches the parts through Keras' call context: not every layer takes it as an argument.
-        return ops.stack([ops.cast(part(inputs), self.compute_dtype) for part in self.parts], axis=1)
+        groups = alike(self.parts, self.compute_dtype)
+        stacks = [self._group([self.parts[number] for number in group], inputs) for group in groups]
+        outputs = ops.concatenate(stacks, axis=1) if len(stacks) > 1 else stacks[0]
+        order = [number for group in groups for number in group]
+        return outputs if order == sorted(order) else ops.take(outputs, np.argsort(order), axis=1)
+
+    def _group(self, parts, inputs):
+        if len(parts) > 1:
+            return convolved(parts, inputs, self.compute_dtype)
+        # `training` reaches a part through Keras' call context: not every layer takes it as an argument.
+        return ops.expand_dims(ops.cast(parts[0](inputs), self.compute_dtype), 1)
 
     def compute_output_shape(self, input_shape):
         shape = self.parts[0].compute_output_shape(input_shape)
