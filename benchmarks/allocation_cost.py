@@ -9,6 +9,8 @@
                      layers of one task
     masked_pass      all masks of SparseSharing in one pass against a stack of dense layers for each task, forward and
                      with gradients; half of each kernel masked
+    convolutions     the network of 4-MNIST on a batch of 16 images, forward and gradients: its convolutions, which are
+                     alike and run as one, against convolutions that run one by one
 
 Sides in one process take turns, step by step; medians and ratios of medians are reported, the first side being 1.
 """
@@ -109,6 +111,22 @@ def masked_pass(count):
     }
 
 
+def convolutions(count):
+    """Three levels of four convolutions."""
+
+    class Convolution(keras.layers.Conv2D):
+        """A subclass runs by itself, whatever it does."""
+
+    pooling = keras.layers.AveragePooling2D
+
+    def step(kind):
+        components = [[kind(4, size, activation="relu") for _ in range(4)] for size in (5, 3, 3)]
+        layer = mtl.GumbelMatrix(TASKS, components=components, after=[pooling(2), pooling(2), None])
+        return forward_step(gradients(lambda x: layer(x, task=0, training=True)), 28, 28, 1, batch=16)
+
+    return interleaved({"one_by_one": step(Convolution), "as_one": step(keras.layers.Conv2D)}, count)
+
+
 def gradients(forward):
     """A function of inputs that gives the gradients of the mean square of all outputs."""
 
@@ -132,6 +150,7 @@ def main():
         "frozen_half": frozen_half(count),
         "twenty_tasks": twenty_tasks(count),
         "masked_pass": masked_pass(count),
+        "convolutions": convolutions(count),
     }
     report = {
         "setting": {

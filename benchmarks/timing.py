@@ -25,9 +25,9 @@ def interleaved(steps, count, warm_up=10):
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def forward_step(layer, dim):
-    """A compiled forward pass of a batch as it is served."""
-    x = tf.constant(np.random.default_rng(2).normal(size=(SERVED, dim)).astype("float32"))
+def forward_step(layer, *shape, batch=SERVED):
+    """A compiled forward pass of rows of this shape, by default of a batch as it is served."""
+    x = tf.constant(np.random.default_rng(2).normal(size=(batch, *shape)).astype("float32"))
     run = tf.function(layer)
     return lambda: tf.nest.map_structure(lambda tensor: tensor.numpy(), run(x))
 

@@ -34,7 +34,8 @@ class GumbelMatrix(ExpertArguments, ComponentLevels):
         num_components: Number of dense components, with an entry for each level; a number stands for one level.
         hidden_units: Units of the layers of a dense component: a tuple, or one for each level. Defaults to `(64,)`.
         components: In place of the two above any Keras layers (identity and pooling included): for each level a list of
-            layers whose outputs have one shape; a list of layers stands for one level. Defaults to `None`.
+            layers whose outputs have one shape; a list of layers stands for one level. Convolutions that differ in
+            their weights alone run as one. Defaults to `None`.
         after: Keras layers to apply to each task's average, such as pooling, a normalisation or `Flatten`: a list with
             a layer or `None` for each level; a layer stands for one level. Defaults to `None`.
         p_init: Probability that a task uses a component, at the start; above 0 and below 1. 0.5 says least, deep
