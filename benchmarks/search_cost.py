@@ -3,11 +3,11 @@
     python -m benchmarks.search_cost [--steps 200] [--output benchmarks/results/search_cost.json] [--quick]
 
 Three costs. A step of the search, with a validation batch of the same size, against a training step: for the model of
-the MTNAS paper (15 fields, embeddings of width 10, 100,000 ids), for the part above its embeddings alone, and for the
-largest search there may be, whose 13.6 million parameters of gates an optimizer with momentum moves in every step. The
-peak memory of both trainings, each in a process of its own. The forward pass of a frozen route that keeps half of the
-sub-networks, the part above the embeddings alone, at three sizes. Sides in one process take turns, step by step;
-medians and ratios of medians are reported.
+the MTNAS paper (15 fields, embeddings of width 10, 100,000 ids), at batches of 512 and 4,096 rows, for the part above
+its embeddings alone, and for the largest search there may be, whose 13.6 million parameters of gates an optimizer with
+momentum moves in every step. The peak memory of both trainings, each in a process of its own. The forward pass of a
+frozen route that keeps half of the sub-networks, the part above the embeddings alone, at three sizes. Sides in one
+process take turns, step by step; medians and ratios of medians are reported.
 """
 
 import argparse
@@ -24,7 +24,8 @@ from benchmarks.timing import SERVED, forward_step, interleaved, ratios, save
 from mtl_layers._keras import keras
 from mtl_layers.sharing.route_supernet import MAX_LAYERS, MAX_SUBNETWORKS
 
-FIELDS, WIDTH, IDS, LAYERS, SUBNETWORKS, UNITS, BATCH = 15, 10, 100_000, 2, 4, 64, 512
+FIELDS, WIDTH, IDS, LAYERS, SUBNETWORKS, UNITS = 15, 10, 100_000, 2, 4, 64
+BATCH, LARGE_BATCH = 512, 4096
 DIM = FIELDS * WIDTH
 TASKS = ("click", "purchase")
 SIZE = (LAYERS, SUBNETWORKS)
@@ -56,25 +57,25 @@ def model_of(sharing, embeds):
     return model
 
 
-def batch(seed, embeds):
+def batch(seed, embeds, rows):
     rng = np.random.default_rng(seed)
     if embeds:
-        x = rng.integers(0, IDS, (BATCH, FIELDS)).astype("int32")
+        x = rng.integers(0, IDS, (rows, FIELDS)).astype("int32")
     else:
-        x = rng.normal(size=(BATCH, DIM)).astype("float32")
-    labels = {task: tf.constant((rng.random((BATCH, 1)) < 0.3).astype("float32")) for task in TASKS}
+        x = rng.normal(size=(rows, DIM)).astype("float32")
+    labels = {task: tf.constant((rng.random((rows, 1)) < 0.3).astype("float32")) for task in TASKS}
     return tf.constant(x), labels
 
 
-def training_step(sharing, embeds):
-    model, (x, y) = model_of(sharing, embeds), batch(0, embeds)
+def training_step(sharing, embeds, rows=BATCH):
+    model, (x, y) = model_of(sharing, embeds), batch(0, embeds, rows)
     return lambda: model.train_on_batch(x, y)
 
 
-def search_step(embeds, size=SIZE, **arguments):
+def search_step(embeds, size=SIZE, rows=BATCH, **arguments):
     """A training step of a supernet with the callback's two halves around it."""
-    model, (x, y) = model_of(supernet(size), embeds), batch(0, embeds)
-    search = mtl.RouteSearch([batch(1, embeds)], **arguments)
+    model, (x, y) = model_of(supernet(size), embeds), batch(0, embeds, rows)
+    search = mtl.RouteSearch([batch(1, embeds, rows)], **arguments)
     search.set_model(model)
     search.on_train_begin()
     search.on_epoch_begin(0)
@@ -87,14 +88,14 @@ def search_step(embeds, size=SIZE, **arguments):
     return step
 
 
-def training(embeds, count, size=SIZE):
+def training(embeds, count, size=SIZE, rows=BATCH):
     keras.utils.set_random_seed(0)
     return interleaved(
         {
-            "ml_mmoe": training_step(ml_mmoe(size), embeds),
-            "supernet": training_step(supernet(size), embeds),
-            "search": search_step(embeds, size),
-            "search_4_routes": search_step(embeds, size, routes_per_step=4),
+            "ml_mmoe": training_step(ml_mmoe(size), embeds, rows),
+            "supernet": training_step(supernet(size), embeds, rows),
+            "search": search_step(embeds, size, rows),
+            "search_4_routes": search_step(embeds, size, rows, routes_per_step=4),
         },
         count,
     )
@@ -147,6 +148,7 @@ def main():
     count = 10 if arguments.quick else arguments.steps
     seconds = {
         "step_with_embeddings": training(True, count),
+        "step_with_embeddings_large_batch": training(True, count // 2, rows=LARGE_BATCH),
         "step_above_embeddings": training(False, count),
         "step_of_the_largest": training(True, count // 4 + 1, LARGEST),
         **{f"forward_{units}_units": forward(units, count) for units in SIZES},
@@ -161,6 +163,7 @@ def main():
             "subnetworks": SUBNETWORKS,
             "units": UNITS,
             "training_batch": BATCH,
+            "large_training_batch": LARGE_BATCH,
             "served_batch": SERVED,
             "steps": count,
         },
