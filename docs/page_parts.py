@@ -52,7 +52,8 @@ def reference(line):
 def readme_section(heading, readme=ROOT / "README.md"):
     """The text between a heading of the README and the next one of its level; the title's ends at the first."""
     parts = re.split(r"(?:\A#|^##) (.+)$", readme.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))[heading].strip()
+    section = dict(zip(parts[1::2], parts[2::2], strict=True))[heading].strip()
+    return re.sub(r"(?<!!)\[([^\]]+)\]\((?!https?:)[^)]+\)", r"\1", section)  # folders of the repository are no pages
 
 
 def measured(methods, folder=RESULTS):

@@ -1,10 +1,11 @@
 """Multi-task layers for Keras recommenders."""
 
-from mtl_layers import analysis, balancing, features, losses, towers
+from mtl_layers import analysis, balancing, features, losses, optimizers, towers
 from mtl_layers.embedding import FeatureEmbedding
 from mtl_layers.experts import Experts
 from mtl_layers.freeze import freeze
 from mtl_layers.gates import DSelectKGate, SoftmaxGate, TopKGate
+from mtl_layers.optimizers import LazyAdam
 from mtl_layers.search import RouteSearch, SparseSharingPruner
 from mtl_layers.sharing import (
     CGC,
@@ -37,6 +38,7 @@ __all__ = [
     "FeatureEmbedding",
     "GumbelMatrix",
     "L2Constrained",
+    "LazyAdam",
     "MMoE",
     "MultiLayerMMoE",
     "OMoE",
@@ -57,6 +59,7 @@ __all__ = [
     "features",
     "freeze",
     "losses",
+    "optimizers",
     "towers",
 ]
 __version__ = "0.1.0"

@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from mtl_layers._checks import check_positive
 from mtl_layers._keras import keras, ops, register
+from mtl_layers._rows import gather_rows
 from mtl_layers.features import MultiValued, Numeric, deserialize, serialize
 from mtl_layers.features.spec import Spec
 
@@ -149,7 +150,7 @@ class FeatureEmbedding(keras.layers.Layer):
         for width, table in zip(self._widths, self.tables, strict=True):
             if single[width]:
                 ids = ops.concatenate(single[width], axis=1)  # [batch, fields]
-                parts.append(ops.reshape(table(ids), (-1, len(single[width]) * width)))
+                parts.append(ops.reshape(self._rows(table, ids), (-1, len(single[width]) * width)))
         parts += pooled + [ops.cast(number, self.compute_dtype) for number in numbers]
         return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=-1)
 
@@ -190,10 +191,13 @@ class FeatureEmbedding(keras.layers.Layer):
         table = self.tables[self._widths.index(width)]
         mask = tf.cast(tf.not_equal(values, spec.padding), self.compute_dtype)[:, :, None]
         ids = ops.cast(preprocessor(values), "int32") + self._offsets[name]
-        total = ops.sum(table(ids) * mask, axis=1)  # [batch, width]
+        total = ops.sum(self._rows(table, ids) * mask, axis=1)  # [batch, width]
         if spec.pooling == "sum":
             return total
         return total / ops.maximum(ops.sum(mask, axis=1), 1)
+
+    def _rows(self, table, ids):
+        return ops.cast(gather_rows(table.embeddings, ids), self.compute_dtype)
 
     def compute_output_shape(self, input_shape):
         batch = next(iter(input_shape.values()))[0]

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.once  # it reads the source alone
 ROOT = Path(__file__).parents[1]
 ORDER = (
     "_keras",
+    "_rows",
     "_checks",
     "_initializers",
     "_expert_arguments",

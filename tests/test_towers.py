@@ -73,6 +73,15 @@ def test_predictions_and_weights_are_float32_under_mixed_precision(policy, rng):
     assert {getattr(weight.dtype, "name", weight.dtype) for weight in layer.weights} == {"float32"}
 
 
+def test_under_mixed_precision_scores_are_not_rounded_to_bfloat16(rng):
+    layer = built({"click": (8,), "watch": mtl.towers.Regression(())}, dtype="mixed_bfloat16")
+    x = rng.normal(size=(2000, 2, 5)).astype("float32")
+    frozen = layer.freeze()([x[:, 0], x[:, 1]])
+    for found in (numbers(layer(x)), numbers(frozen)):
+        for value in found.values():
+            assert len(np.unique(value)) > 1900  # bfloat16 has 128 numbers between 0.5 and 1
+
+
 def test_dropout_is_for_training_only(rng):
     layer = built({"a": (32,), "b": (32,)}, dropout=0.5)
     x = rng.normal(size=(8, 2, 5)).astype("float32")

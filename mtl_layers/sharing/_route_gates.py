@@ -4,6 +4,7 @@ import numpy as np
 
 from mtl_layers._initializers import GlorotRows
 from mtl_layers._keras import keras, ops
+from mtl_layers._rows import gather_rows
 from mtl_layers.gates.softmax_gate import UNREAD
 
 
@@ -43,7 +44,7 @@ class RouteGates(keras.layers.Layer):
         size = len(self.space.row_sizes)
         block = np.arange(self.space.num_blocks, dtype="int32")[:, None] * (queries * size)
         rows = block + ops.take(query_of[:, None] * size + self.space.row[subset_of], routes, axis=0)
-        kernel = ops.cast(ops.take(self.kernel, rows, axis=0), self.compute_dtype)
+        kernel = ops.cast(gather_rows(self.kernel, rows), self.compute_dtype)
         asked = np.eye(self.space.member.shape[1], dtype="float32")[query_of]
         return member, ops.cast(ops.take(asked, routes, axis=0), kernel.dtype), kernel
 

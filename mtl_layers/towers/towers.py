@@ -11,7 +11,7 @@ class Towers(keras.layers.Layer):
     """One tower per task, and a dict of named predictions.
 
     ```
-    p_k = activation_k(mlp_k(h_k) @ w_k + b_k)       sigmoid, linear or softmax, in float32
+    p_k = activation_k(mlp_k(h_k) @ w_k + b_k)       the last matmul and activation in float32
     ```
 
     Towers of one shape are evaluated together, as one batched matmul per layer.
@@ -62,9 +62,14 @@ class Towers(keras.layers.Layer):
             task = self.tasks[group[0]][1]
             hidden_units, units = task.hidden_units, task.units
             if hidden_units:
-                self.hidden.append(self._stack(group, hidden_units, f"hidden_{number}", self.activation, self.dropout))
+                self.hidden.append(
+                    self._stack(
+                        group, hidden_units, f"hidden_{number}", self.activation, self.dropout, self.dtype_policy
+                    )
+                )
             if units:
-                self.heads.append(self._stack(group, (units,), f"heads_{number}", "linear", 0.0))
+                # Not in bfloat16, whose three digits would tie most of the rows that are to be ranked.
+                self.heads.append(self._stack(group, (units,), f"heads_{number}", "linear", 0.0, self.variable_dtype))
 
     @property
     def output_names(self):
@@ -82,7 +87,7 @@ class Towers(keras.layers.Layer):
             shapes.setdefault((task.hidden_units, task.units), []).append(index)
         return list(shapes.values())
 
-    def _stack(self, group, units, name, activation, dropout):
+    def _stack(self, group, units, name, activation, dropout, dtype):
         return Experts(
             len(group),
             units,
@@ -90,7 +95,7 @@ class Towers(keras.layers.Layer):
             dropout=dropout,
             kernel_initializer=self.kernel_initializer,
             kernel_regularizer=self.kernel_regularizer,
-            dtype=self.dtype_policy,
+            dtype=dtype,
             name=name,
         )
 

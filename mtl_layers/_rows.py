@@ -1,0 +1,22 @@
+"""Rows of a variable, read without touching the others."""
+
+from mtl_layers._keras import BACKEND, keras, ops
+
+
+def gather_rows(variable, rows):
+    """`variable[rows]`, on TensorFlow without reading the others.
+
+    `ops.take` reads the whole variable first, and while that is alive, an optimizer that updates rows has to copy it.
+    """
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        resource = resource_of(variable)
+        if isinstance(resource, tf.Variable):  # and not what a mixed-precision layer or LoRA make of it
+            return tf.nn.embedding_lookup(resource, rows)
+    return ops.take(variable, rows, axis=0)
+
+
+def resource_of(variable):
+    """TensorFlow's variable behind one of Keras 3; Keras 2 has no other."""
+    return variable.value if isinstance(variable, getattr(keras, "Variable", ())) else variable

@@ -1,0 +1,3 @@
+from mtl_layers.optimizers.lazy_adam import LazyAdam
+
+__all__ = ["LazyAdam"]
