@@ -2,6 +2,8 @@
 
 from numbers import Integral, Real
 
+from mtl_layers._keras import keras
+
 
 def check_positive(name, value, minimum=1, maximum=None):
     """Returns an integer that is at least `minimum`, and at most `maximum` where there is one."""
@@ -58,3 +60,8 @@ def per_level(name, value, num_levels):
             f"received: {name}={value!r}"
         )
     return tuple(value)
+
+
+def is_keras_activation(function):
+    """Whether a function is an activation of Keras, each of which works on single entries or along the last axis."""
+    return function is getattr(keras.activations, getattr(function, "__name__", ""), None)

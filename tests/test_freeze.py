@@ -72,6 +72,55 @@ def test_a_frozen_model_predicts_as_its_source_for_any_tasks_in_any_order(rng, k
             assert parameters(direct) == parameters(again)
 
 
+def with_layers_between(layer):
+    inputs = keras.Input((6,))
+    h = layer(keras.layers.Dense(DIM, name="below")(inputs))
+    for between in (
+        keras.layers.LayerNormalization(),
+        keras.layers.Dropout(0.5),
+        keras.layers.BatchNormalization(),
+        keras.layers.Dense(7, activation="tanh"),
+        keras.layers.Activation("softmax"),
+    ):
+        h = between(h)
+    model = keras.Model(inputs, mtl.Towers(TASKS)(h))
+    randomise(model, np.random.default_rng(3))
+    return model
+
+
+@pytest.mark.parametrize("kind", ["MMoE", "PLE", "CrossStitch"])
+def test_what_treats_all_tasks_alike_may_stand_between(rng, kind, tmp_path):
+    model = with_layers_between(LAYERS[kind]())
+    frozen = mtl.freeze(model)
+    x = rng.normal(size=(3, 6)).astype("float32")
+    agree(frozen, model, x, NAMES)
+    for names in (["also"], ["like", "like_comment"]):
+        direct, again = mtl.freeze(model, names), mtl.freeze(frozen, names)
+        agree(direct, model, x, names)
+        agree(again, model, x, names)
+        assert {id(weight) for weight in again.weights} <= {id(weight) for weight in frozen.weights}
+    below = 6 * DIM + DIM
+    between = 2 * 3 + 4 * 3 + 3 * 7 + 7
+    assert frozen.freeze_report.parameters_below == below + between
+    frozen.save(tmp_path / "frozen.keras")
+    agree(keras.models.load_model(tmp_path / "frozen.keras"), model, x, NAMES)
+
+
+def test_outputs_may_be_some_of_the_towers(rng):
+    inputs = keras.Input((6,))
+    predictions = mtl.Towers(TASKS)(mtl.MMoE(3, 4, (4,))(inputs))
+    model = keras.Model(inputs, {name: predictions[name] for name in ("also", "like")})
+    x = rng.normal(size=(3, 6)).astype("float32")
+    frozen = mtl.freeze(model)
+    agree(frozen, model, x, ["like", "also"])  # in the order of the towers
+    agree(mtl.freeze(frozen, ["also"]), model, x, ["also"])
+    assert frozen.freeze_report.layers[1].inventory == {"towers": (3, 2)}
+    with pytest.raises(
+        ValueError, match=r"distinct names among \['like', 'also'\]; received: tasks=\['like_comment'\]"
+    ):
+        mtl.freeze(model, ["like_comment"])
+
+
 def expert(dim, *units):
     return sum((a + 1) * b for a, b in itertools.pairwise((dim, *units)))
 
@@ -225,7 +274,20 @@ def no_towers():
 
 def between():
     inputs, hidden = body()
-    return keras.Model(inputs, mtl.Towers({"b": (), "a": ()}, name="towers")(keras.layers.Dropout(0.1)(hidden)))
+    mixing = keras.layers.Reshape((2, 4), name="mixing")(hidden)
+    return keras.Model(inputs, mtl.Towers({"b": (), "a": ()}, name="towers")(mixing))
+
+
+def other_axis():
+    inputs, hidden = body()
+    mixing = keras.layers.LayerNormalization(axis=1, name="mixing")(hidden)
+    return keras.Model(inputs, mtl.Towers({"b": (), "a": ()}, name="towers")(mixing))
+
+
+def own_function():
+    inputs, hidden = body()
+    mixing = keras.layers.Activation(lambda values: values[:, ::-1], name="mixing")(hidden)
+    return keras.Model(inputs, mtl.Towers({"b": (), "a": ()}, name="towers")(mixing))
 
 
 def unshared():
@@ -258,8 +320,18 @@ NAMED = r"`tasks` must be distinct names among \['like_comment', 'like', 'also'\
         (swapped, None, r"outputs \['b', 'a'\] that are not exactly those of 'towers'"),
         (two_towers, None, "a functional model whose outputs are those of one .* a model with 2 Towers layers"),
         (no_towers, None, "received: a model with 0 Towers layers"),
-        (between, None, "received: 'towers' reads a layer that cannot be frozen"),
-        (unshared, None, "received: 'towers' reads a layer that cannot be frozen"),
+        (
+            between,
+            None,
+            "received: 'mixing', a Reshape, under 'towers'. Between the two may stand what treats all task",
+        ),
+        (other_axis, None, "received: 'mixing', a LayerNormalization, under 'towers'. Between the two may stand"),
+        (
+            own_function,
+            None,
+            "received: 'mixing', a Activation, under 'towers'. .* Activation, BatchNormalization, Dense,",
+        ),
+        (unshared, None, "received: 'reshape.*', a Reshape, under 'towers'"),
         (listed, None, "whose outputs are not a dict"),
         (Subclassed, None, "`model` must be a functional model .* whose outputs are not a dict"),
         (lambda: keras.Sequential([keras.layers.Dense(1)]), None, "`model` must be .* whose outputs are not a dict"),

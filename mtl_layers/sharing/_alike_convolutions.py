@@ -1,5 +1,6 @@
 """Convolutions that differ in their weights alone, as one: a few wide calls run faster than many narrow ones."""
 
+from mtl_layers._checks import is_keras_activation
 from mtl_layers._keras import keras, ops
 
 CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
@@ -19,7 +20,7 @@ def _kind(part, dtype):
         and part.groups == 1
         and part.padding in ("same", "valid")
         and part.data_format == "channels_last"
-        and part.activation is getattr(keras.activations, getattr(part.activation, "__name__", ""), None)
+        and is_keras_activation(part.activation)
         and part.activity_regularizer is None
         and part.compute_dtype == dtype
     )
