@@ -63,6 +63,7 @@ class FeatureEmbedding(keras.layers.Layer):
         self.embeddings_regularizer = keras.regularizers.get(embeddings_regularizer)
         # A tuple of pairs, since Keras 2 replaces dict attributes by its own kind of dict.
         self.specs = tuple(specs.items())
+        self._has_learned = False
         if all(spec.adapted for spec in specs.values()):
             self._make_layers()
 
@@ -73,18 +74,32 @@ class FeatureEmbedding(keras.layers.Layer):
             data: Dict of arrays, or a `tf.data.Dataset` of dicts (or of tuples that begin with one). Features that
                 the specifications do not name are ignored.
 
-        What was learned is in the attribute `features`, a dict of specifications that another layer can start from.
+        Specifications that are given adapted stay as they are, and nothing is read where all are. What was learned is
+        in the attribute `features`, a dict of specifications that another layer can start from.
+
+        Raises:
+            ValueError: If the layer is built or has learned before, a feature is missing, or its values are not of its
+                type.
         """
         if self.built:
             raise ValueError("`adapt` must come before the layer is built: the size of its table is then fixed")
-        summaries = {name: spec.start() for name, spec in self.specs}
+        if self._has_learned:
+            raise ValueError(
+                "`adapt` must be called once: to learn from other data, make a new layer; received: a second call"
+            )
+        learning = [(name, spec) for name, spec in self.specs if not spec.adapted]
+        if not learning:
+            return
+        summaries = {name: spec.start() for name, spec in learning}
         for batch in [data] if isinstance(data, dict) else data:
             batch = batch[0] if isinstance(batch, tuple) else batch
             self._check_names(batch)
-            for name, spec in self.specs:
+            for name, spec in learning:
                 values = getattr(batch[name], "values", batch[name])  # of a ragged tensor, all there are
                 summaries[name] = spec.update(summaries[name], values, name)
-        self.specs = tuple((name, spec.finish(summaries[name], name)) for name, spec in self.specs)
+        learned = {name: spec.finish(summaries[name], name) for name, spec in learning}
+        self.specs = tuple((name, learned.get(name, spec)) for name, spec in self.specs)
+        self._has_learned = True
         self._make_layers()
 
     @property

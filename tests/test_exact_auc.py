@@ -61,6 +61,49 @@ def test_it_is_nan_where_a_class_has_no_weight():
     assert float(exact_auc(labels, scores, np.array([1.0, 0.0, 1.0]))) == 1.0
 
 
+def test_weights_beyond_the_integers_of_float32_still_add_up():
+    """A running sum in float32 would stand still at the first negative row's weight, 2**24: 0.9982 here."""
+    negative = np.arange(60_000) % 2 == 0
+    labels, scores = 1 - negative, np.arange(60_000, dtype="float32")
+    weights = np.ones(60_000)
+    weights[0] = 2**24
+    expected = roc_auc_score(labels, scores, sample_weight=weights)
+    assert expected == pytest.approx(0.9991, abs=1e-4)
+    assert float(exact_auc(labels, scores, weights)) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.needs_tensorflow
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_compiled_it_is_the_same(rng, jit_compile):
+    import tensorflow as tf
+
+    labels, scores = rows(rng, 500, 2)
+    weights = rng.choice([0.0, 1.0, 2.0], 500).astype("float32")
+    compiled = tf.function(exact_auc, jit_compile=jit_compile)
+    found = compiled(labels, scores, weights)
+    assert found.dtype == tf.float32
+    assert float(found) == float(exact_auc(labels, scores, weights))
+    scores[np.flatnonzero(weights)[0]] = np.nan
+    assert np.isnan(float(compiled(labels, scores, weights)))
+
+
+@pytest.mark.parametrize("where", [[0], [2], [0, 1, 2, 3]])
+def test_it_is_nan_where_a_score_is(where):
+    labels, scores = np.array([0.0, 1.0, 0.0, 1.0]), np.array([0.1, 0.2, 0.3, 0.4], "float32")
+    scores[where] = np.nan
+    assert np.isnan(float(exact_auc(labels, scores)))
+    assert np.isnan(float(exact_auc(labels, scores, np.array([1.0, 0.5, 1.0, 1.0]))))
+
+
+def test_a_nan_score_of_no_weight_is_no_part(rng):
+    labels, scores = rows(rng, 400, 2)
+    weights = np.ones(400, "float32")
+    expected = roc_auc_score(labels[100:], scores[100:])
+    scores[:100], weights[:100] = np.nan, 0.0
+    order = rng.permutation(400)
+    assert float(exact_auc(labels[order], scores[order], weights[order])) == pytest.approx(expected, abs=1e-6)
+
+
 numbers = st.integers(-3, 3).map(float)
 
 

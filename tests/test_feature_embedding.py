@@ -120,6 +120,34 @@ def test_adapt_takes_one_pass(rng):
     assert len(passes) == 1
 
 
+def test_adapt_spends_nothing_on_features_that_have_nothing_to_learn(monkeypatch):
+    hashed, cut, known = Categorical(hash_buckets=5), Bucketized(boundaries=(1.0,)), Numeric(1.0, 4.0)
+    layer = mtl.FeatureEmbedding({"h": hashed, "m": MultiValued(hashed), "b": cut, "n": known, "a": Categorical()})
+    for kind in (Bucketized, Numeric):
+        monkeypatch.setattr(kind, "update", None)
+    # The hash takes any bytes, and so must `adapt`.
+    rows = {"h": [b"\xff"], "m": [[b"\xff"]], "b": [3.0], "n": [np.nan], "a": [b"x"]}
+    layer.adapt({name: np.array(values, object) for name, values in rows.items()})
+    expected = {"h": hashed, "m": MultiValued(hashed), "b": cut, "n": known, "a": Categorical(vocabulary=("x",))}
+    assert layer.features == expected
+
+
+def test_adapt_reads_nothing_where_all_is_known():
+    layer = mtl.FeatureEmbedding({"h": Categorical(hash_buckets=5)})
+    tables = layer.tables
+    layer.adapt(pytest.fail("read") for _ in range(1))
+    layer.adapt({"h": np.array(["a"])})
+    assert layer.tables is tables
+
+
+def test_adapt_may_be_tried_again_after_it_was_refused():
+    layer = mtl.FeatureEmbedding({"x": Numeric()})
+    with pytest.raises(ValueError, match="`x` must be finite"):
+        layer.adapt({"x": [1.0, np.nan]})
+    layer.adapt({"x": [1.0, 3.0]})
+    assert layer.features == {"x": Numeric(2.0, 1.0)}
+
+
 def ragged(pooling="mean", dtype="string"):
     known = ("a", "b") if dtype == "string" else (1, 2)
     layer = mtl.FeatureEmbedding({"x": MultiValued(Categorical(vocabulary=known, dtype=dtype), pooling)}, width=1)
@@ -219,6 +247,23 @@ def test_a_saved_model_answers_to_the_bit(rng, tmp_path):
     np.testing.assert_array_equal(loaded.predict(rows, verbose=0), model.predict(rows, verbose=0))
 
 
+@pytest.mark.parametrize(("dtype", "values"), [("string", ["fr", "de", "us"]), ("int64", [30, -4, 7])])
+def test_a_saved_model_keeps_its_vocabulary_whatever_becomes_of_the_file(tmp_path, dtype, values):
+    path, rows = tmp_path / "vocabulary.txt", {"x": tf.constant(values)[:, None]}
+    path.write_text("".join(f"{value}\n" for value in values))
+    layer = mtl.FeatureEmbedding({"x": Categorical(vocabulary=str(path), dtype=dtype)})
+    inputs = layer.inputs()
+    model = keras.Model(inputs, layer(inputs))
+    expected = ops.convert_to_numpy(model(rows))
+    assert len(np.unique(expected, axis=0)) == 3
+    model.save(tmp_path / "model.keras")
+    path.write_text("".join(f"{value}\n" for value in reversed(values)))
+    for _ in range(2):
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+        np.testing.assert_array_equal(ops.convert_to_numpy(loaded(rows)), expected)
+        path.unlink(missing_ok=True)
+
+
 @pytest.mark.parametrize("adapted", [True, False])
 def test_a_json_config_holds_all_that_was_learned(rng, adapted):
     layer, rows = every_kind(embeddings_initializer=keras.initializers.RandomNormal(seed=4)), rows_of_data(rng)
@@ -249,6 +294,12 @@ def call(spec, values, name="x"):
 def adapt_twice():
     layer = mtl.FeatureEmbedding({"x": Numeric()})
     layer.adapt({"x": np.arange(3.0)})
+    layer.adapt({"x": np.arange(9.0)})
+
+
+def adapt_after_a_call():
+    layer = mtl.FeatureEmbedding({"x": Numeric()})
+    layer.adapt({"x": np.arange(3.0)})
     layer({"x": np.arange(3.0)})
     layer.adapt({"x": np.arange(3.0)})
 
@@ -272,7 +323,8 @@ INVALID = tf.errors.InvalidArgumentError
         (lambda: call(NUMBER, [0.0, np.nan]), INVALID, "`x` must be finite; to accept NaN, give its specification a n"),
         (lambda: call(NUMBER, [np.inf]), INVALID, "`x` must be finite"),
         (lambda: call(Numeric(), [0.0]), ValueError, r"`adapt` must be called before .* known yet of: \['x'\]"),
-        (adapt_twice, ValueError, "`adapt` must come before the layer is built"),
+        (adapt_after_a_call, ValueError, "`adapt` must come before the layer is built"),
+        (adapt_twice, ValueError, "`adapt` must be called once: to learn from .*; received: a second call"),
         (lambda: mtl.FeatureEmbedding({"x": Numeric()}).adapt({"y": 1}), ValueError, r"missing: \['x'\]"),
         (lambda: mtl.FeatureEmbedding({"x": Numeric()}).adapt({"x": [np.nan]}), ValueError, "`x` must be finite; rec"),
         (lambda: mtl.FeatureEmbedding({"x": STRING})(np.ones((2, 1))), ValueError, "`inputs` must be a dict of featu"),

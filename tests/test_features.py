@@ -1,6 +1,7 @@
 """Specifications of features: what they learn from data, and which row of a table a raw value gets."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,13 +76,53 @@ def test_out_of_vocabulary_values_spread_over_their_buckets_only():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "text", "known"), [("string", "fr\nde\n", ["fr", "de"]), ("int64", "30\n-4\n", [30, -4])]
+    ("dtype", "text", "known"),
+    [
+        ("string", "fr\nde\n", ("fr", "de")),
+        ("string", "fr\r\nde", ("fr", "de")),
+        ("string", "\n ü \n\u2028\n", ("", " ü ", "\u2028")),
+        ("int64", "30\n-4\n", (30, -4)),
+    ],
 )
-def test_a_vocabulary_file_equals_the_vocabulary_it_holds(tmp_path, dtype, text, known):
-    (tmp_path / "vocabulary.txt").write_text(text)
-    spec = Categorical(vocabulary=str(tmp_path / "vocabulary.txt"), dtype=dtype)
-    assert spec.adapted
-    assert rows_of(spec, np.array(known)) == [1, 2]
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_vocabulary_file_is_read_once_and_equals_the_vocabulary_it_holds(tmp_path, kind, dtype, text, known):
+    path = tmp_path / "vocabulary.txt"
+    path.write_bytes(text.encode())
+    spec = Categorical(vocabulary=kind(path), dtype=dtype)
+    path.unlink()
+    assert spec == Categorical(vocabulary=known, dtype=dtype)
+    assert deserialize(json.loads(json.dumps(serialize(spec)))) == spec
+    assert rows_of(spec, np.array(known)) == list(range(1, len(known) + 1))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "content", "message"),
+    [
+        (
+            "string",
+            None,
+            "`vocabulary` must be values or the path of a UTF-8 text file; received: vocabulary='.*No such",
+        ),
+        (
+            "string",
+            b"fr\n\xff\n",
+            "`vocabulary` must be values or the path of a UTF-8 text file; rec.*0xff in position 3",
+        ),
+        ("string", b"", "`vocabulary` must hold distinct values, at least one; received: 0 values"),
+        (
+            "string",
+            b"fr\nde\nfr\n",
+            "`vocabulary` must hold distinct values.*; received: 3 values of which 2 are distinct",
+        ),
+        ("int64", b"1\nde\n", "`vocabulary` must hold one integer a line; received: vocabulary='.*'de'"),
+        ("int64", b"1\n\n2\n", "`vocabulary` must hold one integer a line; received: vocabulary='.*''"),
+    ],
+)
+def test_a_bad_vocabulary_file_is_refused(tmp_path, dtype, content, message):
+    if content is not None:
+        (tmp_path / "vocabulary.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        Categorical(vocabulary=str(tmp_path / "vocabulary.txt"), dtype=dtype)
 
 
 @pytest.mark.parametrize(("dtype", "values"), [("string", [str(n) for n in range(60)]), ("int64", list(range(60)))])
@@ -102,10 +143,10 @@ def test_numpy_values_make_a_vocabulary_that_json_can_hold():
 
 
 def test_mean_and_variance_survive_large_means_over_uneven_batches(rng):
-    values = 1e6 + rng.normal(size=1000)
+    values = 1e6 + 100 * rng.normal(size=1000)
     spec = adapt(Numeric(), values[:1], values[1:1], values[1:13], values[13:])
     assert spec.mean == pytest.approx(values.mean(), rel=1e-14)
-    assert spec.variance == pytest.approx(values.var(), rel=1e-9)
+    assert spec.variance == pytest.approx(values.var(), rel=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
@@ -114,10 +155,13 @@ def test_mean_and_variance_survive_large_means_over_uneven_batches(rng):
     cuts=st.lists(st.integers(0, 40), max_size=5),
 )
 def test_any_split_into_batches_gives_numpys_mean_and_variance(values, cuts):
-    spec = adapt(Numeric(), *np.split(np.array(values), sorted(cuts)))
+    summary = Numeric().start()
+    for batch in np.split(np.array(values), sorted(cuts)):
+        summary = Numeric().update(summary, batch, "x")
+    count, mean, deviations = summary
     scale = max(1.0, *map(abs, values))
-    assert spec.mean == pytest.approx(np.mean(values), abs=1e-12 * scale)
-    assert spec.variance == pytest.approx(np.var(values), abs=1e-12 * scale**2)
+    assert mean == pytest.approx(np.mean(values), abs=1e-12 * scale)
+    assert deviations / count == pytest.approx(np.var(values), abs=1e-12 * scale**2)
 
 
 @pytest.mark.parametrize("constant", [0.0, 5.0, 0.1, 1e6 + 0.1])
@@ -127,6 +171,47 @@ def test_a_constant_feature_is_centred_and_never_blown_up(constant):
     layer = mtl.FeatureEmbedding({"x": spec})
     given = np.array([constant, constant + 2.0], "float32")
     np.testing.assert_allclose(ops.convert_to_numpy(layer({"x": given}))[:, 0], [0.0, 2.0], atol=0.1)
+
+
+def test_what_float32_cannot_resolve_is_refused_and_an_origin_helps():
+    """Ten minutes of Unix seconds, one a minute, are five numbers in float32."""
+    seconds = 1.7e9 + 60 * np.arange(10.0)
+    message = (
+        r"`x` must vary by more than float32 rounds it; received: mean=1\.7e\+09, standard deviation=172, "
+        r"where float32 has steps of 128\. Subtract an origin"
+    )
+    with pytest.raises(ValueError, match=message):
+        adapt(Numeric(), seconds)
+    spec = adapt(Numeric(), seconds - seconds[0])
+    found = ops.convert_to_numpy(mtl.FeatureEmbedding({"x": spec})({"x": seconds - seconds[0]}))[:, 0]
+    np.testing.assert_allclose(found, (np.arange(10) - 4.5) / np.sqrt(8.25), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("mean", "deviation", "resolved"), [(1e6, 63, True), (-1e6, 62, False), (1e39, 1e38, False)])
+def test_float32_must_have_a_thousand_steps_to_a_standard_deviation(mean, deviation, resolved):
+    values = mean + deviation * np.array([-1.0, 1.0])  # float32 has steps of 0.0625 at a million
+    if resolved:
+        assert adapt(Numeric(), values).variance == deviation**2
+    else:
+        with pytest.raises(ValueError, match="`x` must vary by more than float32 rounds it"):
+            adapt(Numeric(), values)
+
+
+@pytest.mark.parametrize("spec", [Numeric(nan_value=0.0), Bucketized()])
+@pytest.mark.parametrize("kind", ["given", object])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.array(["2024-01-01", "NaT"], "datetime64[ns]"), "received: '2024-01-01T00.*' of type datetime64"),
+        (np.array(["NaT"], "datetime64[s]"), "received: 'NaT' of type datetime64"),
+        (np.array([5], "timedelta64[s]"), "received: '5 seconds' of type timedelta64"),
+        (np.array(["12"]), "received: '12' of type str"),
+        (np.array([b"12"]), "received: .*12.* of type bytes"),
+    ],
+)
+def test_dates_and_strings_are_no_numbers(spec, kind, values, message):
+    with pytest.raises(ValueError, match="`x` must hold numbers; " + message):
+        adapt(spec, values if kind == "given" else np.array([1.0, *values], object))
 
 
 def test_nan_value_stands_in_for_nan_in_adapt_and_in_calls():
@@ -263,6 +348,12 @@ def test_a_specification_survives_json(spec):
         (lambda: adapt(Categorical(), [1]), "`x` must hold values of type string.*received: 1"),
         (lambda: adapt(Categorical(dtype="int64"), [1.0]), "`x` must hold values of type int64.*received: 1.0"),
         (lambda: adapt(Categorical(), np.array(["a", None])), "`x` must hold values of type string.*received: None"),
+        (lambda: adapt(Categorical(), [b"a", b"\xff"]), r"`x` must hold strings in UTF-8; received: b'\\xff'"),
+        (lambda: adapt(MultiValued(), [[b"\xff", b""]]), r"`x` must hold strings in UTF-8; received: b'\\xff'"),
+        (
+            lambda: deserialize({"kind": "Categorical", "vocabulary": "v.txt"}),
+            "values themselves in a stored .*'v.txt'",
+        ),
         (lambda: adapt(Categorical(min_count=2), ["a"]), "`x` must have a value that occurs 2 times or more"),
         (lambda: adapt(MultiValued(), [[""]]), "`x` must have a value that occurs 1 times or more; received: none"),
     ],

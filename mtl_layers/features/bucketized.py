@@ -24,7 +24,8 @@ class Bucketized(Spec):
         width: Width of the embedding. Defaults to `None`, the width of the `FeatureEmbedding`.
 
     Raises:
-        ValueError: If boundaries do not ascend or are not finite, or `num_buckets` is below 2.
+        ValueError: If boundaries do not ascend or are not finite, or `num_buckets` is below 2; by `adapt`, if values
+            are no numbers (dates and strings are none) or none is finite.
 
     Example:
         >>> learned = mtl.features.Bucketized(num_buckets=20)

@@ -1,7 +1,9 @@
 """A feature with one category per row."""
 
+import os
 from collections import Counter
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -15,9 +17,9 @@ class Categorical(Spec):
     """A category, as a string or an integer, looked up in a vocabulary or hashed.
 
     Args:
-        vocabulary: The known values: a sequence, or the path of a text file with one a line (it becomes an asset of
-            an exported model; better for millions of values). Defaults to `None`: learned by `adapt`, most frequent
-            first.
+        vocabulary: The known values: a sequence, or the path of a UTF-8 text file with one a line. The file is read
+            once, here, and the attribute holds its values: saved and exported models need no file. Defaults to `None`:
+            learned by `adapt`, most frequent first.
         hash_buckets: Number of buckets to hash values into, instead of a vocabulary. Defaults to `None`.
         dtype: `"string"` or `"int64"`, the type of the raw values. Defaults to `"string"`.
         oov_buckets: Rows for values outside the vocabulary, at least 1. Defaults to `1`.
@@ -26,14 +28,16 @@ class Categorical(Spec):
         width: Width of the embedding. Defaults to `None`, the width of the `FeatureEmbedding`.
 
     Raises:
-        ValueError: If both `vocabulary` and `hash_buckets` are given, or an argument is out of range.
+        ValueError: If both `vocabulary` and `hash_buckets` are given, values of the vocabulary repeat or are not of the
+            type, its file cannot be read or is empty, or an argument is out of range; by `adapt`, if values are not of
+            the type, a string is not UTF-8 or no value is frequent enough.
 
     Example:
         >>> country = mtl.features.Categorical(vocabulary=("fr", "de"), width=4)
         >>> user = mtl.features.Categorical(hash_buckets=1_000_000, dtype="int64")
     """
 
-    vocabulary: tuple | str | None = None
+    vocabulary: tuple | None = None
     hash_buckets: int | None = None
     dtype: str = "string"
     oov_buckets: int = 1
@@ -53,7 +57,9 @@ class Categorical(Spec):
             optional = name in ("hash_buckets", "max_size", "width")
             if not (optional and getattr(self, name) is None):
                 check_positive(name, getattr(self, name))
-        if self.vocabulary is not None and not isinstance(self.vocabulary, str):
+        if isinstance(self.vocabulary, str | os.PathLike):
+            object.__setattr__(self, "vocabulary", self._read(self.vocabulary))
+        if self.vocabulary is not None:
             values = tuple(value.item() if isinstance(value, np.generic) else value for value in self.vocabulary)
             object.__setattr__(self, "vocabulary", values)
             self._check_types("vocabulary", values)
@@ -77,7 +83,10 @@ class Categorical(Spec):
         else:
             counted = zip(*(part.tolist() for part in np.unique(values, return_counts=True)), strict=True)
         for value, count in counted:
-            summary[value.decode("utf-8") if isinstance(value, bytes) else value] += count
+            try:
+                summary[value.decode("utf-8") if isinstance(value, bytes) else value] += count
+            except UnicodeDecodeError as error:
+                raise ValueError(f"`{name}` must hold strings in UTF-8; received: {value!r}") from error
         return summary
 
     def finish(self, summary, name):
@@ -91,6 +100,25 @@ class Categorical(Spec):
             raise ValueError(f"`{name}` must have a value that occurs {self.min_count} times or more; received: none")
         return replace(self, vocabulary=tuple(kept))
 
+    def _read(self, path):
+        """The values in a file, one a line."""
+        try:
+            lines = Path(path).read_text("utf-8").split("\n")  # splitlines would cut at more than ends of lines
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"`vocabulary` must be values or the path of a UTF-8 text file; received: vocabulary={path!r} ({error})"
+            ) from error
+        if not lines[-1]:
+            lines.pop()  # the end of the last line begins no other
+        if self.dtype == "string":
+            return lines
+        try:
+            return [int(line) for line in lines]
+        except ValueError as error:
+            raise ValueError(
+                f"`vocabulary` must hold one integer a line; received: vocabulary={path!r} ({error})"
+            ) from error
+
     def _check_types(self, name, values):
         wanted = str if self.dtype == "string" else int
         strange = [value for value in values if not isinstance(value, wanted)]
@@ -103,14 +131,17 @@ class Categorical(Spec):
         """The Keras layer from raw values to row numbers."""
         if self.hash_buckets is not None:
             return keras.layers.Hashing(num_bins=self.hash_buckets, name=name)
-        vocabulary = self.vocabulary if isinstance(self.vocabulary, str) else list(self.vocabulary)
         lookup = keras.layers.StringLookup if self.dtype == "string" else keras.layers.IntegerLookup
         # At the head of a vocabulary Keras takes its token for unknown values to be no value at all.
         token, more = ("[UNK]", "_") if self.dtype == "string" else (-1, -1)
-        while isinstance(vocabulary, list) and token in vocabulary:
+        while token in self.vocabulary:
             token += more
         return lookup(
-            vocabulary=vocabulary, num_oov_indices=self.oov_buckets, mask_token=None, oov_token=token, name=name
+            vocabulary=list(self.vocabulary),
+            num_oov_indices=self.oov_buckets,
+            mask_token=None,
+            oov_token=token,
+            name=name,
         )
 
     def rows(self, preprocessor):

@@ -23,8 +23,9 @@ class Numeric(Spec):
             call, since one NaN would turn every prediction of its row into NaN.
 
     Raises:
-        ValueError: If only one of `mean` and `variance` is given, `variance` is negative, or `adapt` meets a number
-            that is not finite.
+        ValueError: If only one of `mean` and `variance` is given, or `variance` is negative; by `adapt`, if values are
+            no numbers (dates and strings are none), a number is not finite, or the model's float32 cannot resolve them:
+            its steps near the mean are above 0.001 standard deviations, as for Unix seconds within a day.
 
     Example:
         >>> learned = mtl.features.Numeric()
@@ -71,7 +72,18 @@ class Numeric(Spec):
         variance = deviations / count
         # What rounding leaves of a constant is no spread to divide by.
         rounding = (abs(mean) * np.finfo("float64").eps) ** 2 * count
-        return replace(self, mean=float(mean), variance=0.0 if variance <= rounding else float(variance))
+        if variance <= rounding:
+            return replace(self, mean=float(mean), variance=0.0)
+        deviation = np.sqrt(variance)
+        with np.errstate(all="ignore"):  # beyond float32 the step is NaN
+            step = np.spacing(np.float32(abs(mean)))
+        if not step <= 1e-3 * deviation:
+            raise ValueError(
+                f"`{name}` must vary by more than float32 rounds it; received: mean={mean:.7g}, "
+                f"standard deviation={deviation:.3g}, where float32 has steps of {step:.3g}. "
+                "Subtract an origin in float64 before, such as the first day where these are times"
+            )
+        return replace(self, mean=float(mean), variance=float(variance))
 
     def preprocessor(self, name):
         """The Keras layer that standardises."""
@@ -83,6 +95,14 @@ class Numeric(Spec):
 def numbers(values, name, dtype):
     """Values as a vector of numbers."""
     values = np.asarray(values).ravel()
+    # NumPy would make numbers of dates (even of NaT) and of strings of digits; the model takes neither.
+    if values.dtype == object:
+        strange = [value for value in values if isinstance(value, str | bytes | np.datetime64 | np.timedelta64)]
+    else:
+        strange = values if values.dtype.kind in "MmSU" else ()
+    if len(strange):
+        value = strange[0]
+        raise ValueError(f"`{name}` must hold numbers; received: {str(value)!r} of type {type(value).__name__}")
     try:
         return values.astype(dtype)
     except (TypeError, ValueError) as error:

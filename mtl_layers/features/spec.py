@@ -8,9 +8,10 @@ from typing import ClassVar
 class Spec:
     """Base of the specifications.
 
-    Adapting is a fold over batches: `summary = spec.start()`, `summary = spec.update(summary, values)` for each batch,
-    and `spec.finish(summary)` gives the adapted specification. `spec.preprocessor(name)` makes the Keras layer that
-    turns raw values into row numbers of a table, or into a number.
+    Adapting is a fold over batches: `summary = spec.start()`, `summary = spec.update(summary, values, name)` for each
+    batch, and `spec.finish(summary, name)` gives the adapted specification; one that is `adapted` has nothing to learn
+    and is spared it. `spec.preprocessor(name)` makes the Keras layer that turns raw values into row numbers of a table,
+    or into a number.
     """
 
     kinds: ClassVar[dict] = {}
@@ -47,6 +48,11 @@ def deserialize(config):
     """A specification from its JSON-able form."""
     if isinstance(config, Spec):
         return config
+    if isinstance(config.get("vocabulary"), str):  # of an earlier version, or made to read files of whoever loads it
+        raise ValueError(
+            "`vocabulary` must be the values themselves in a stored specification, not the path of a file; "
+            f"received: vocabulary={config['vocabulary']!r}"
+        )
     config = {
         key: deserialize(value) if isinstance(value, dict) else tuple(value) if isinstance(value, list) else value
         for key, value in config.items()

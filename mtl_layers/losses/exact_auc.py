@@ -1,6 +1,6 @@
 """The exact area under the ROC curve of one batch, in the graph."""
 
-from mtl_layers._keras import ops
+from mtl_layers._keras import BACKEND, ops
 
 
 def exact_auc(y_true, y_pred, sample_weight=None):
@@ -11,7 +11,9 @@ def exact_auc(y_true, y_pred, sample_weight=None):
     ```
 
     with P and N the weights of the positive and the negative rows, and N_< and N_= that of the negative rows that score
-    below and equal to p_i. Exact by sorting, where `keras.metrics.AUC` interpolates between thresholds.
+    below and equal to p_i. Exact by sorting, where `keras.metrics.AUC` interpolates between thresholds. Weights are
+    summed in float64, except on JAX without `jax_enable_x64`: there in float32, whose rounding shows in the sixth digit
+    where the rows weigh more than 2**24 together.
 
     Args:
         y_true: Labels 0 and 1, `[batch]` or `[batch, 1]`.
@@ -19,7 +21,8 @@ def exact_auc(y_true, y_pred, sample_weight=None):
         sample_weight: Weights of rows, `[batch]`. Defaults to `None`, 1 each.
 
     Returns:
-        A float32 scalar; NaN where one class is missing, since the AUC is then undefined.
+        A float32 scalar; NaN where one class is missing, since the AUC is then undefined, or where a row of positive
+        weight has a NaN score.
 
     Example:
         >>> float(mtl.losses.exact_auc(np.array([0, 1, 1, 0]), np.array([0.1, 0.4, 0.35, 0.35])))
@@ -27,15 +30,29 @@ def exact_auc(y_true, y_pred, sample_weight=None):
 
     Source: Fawcett, "An introduction to ROC analysis", 2006.
     """
-    labels = ops.cast(ops.reshape(y_true, (-1,)), "float32")
+    wide = _wide()
+    labels = ops.cast(ops.reshape(y_true, (-1,)), wide)
     scores = ops.cast(ops.reshape(y_pred, (-1,)), "float32")
-    weights = ops.ones_like(scores) if sample_weight is None else ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
+    weights = ops.ones_like(labels) if sample_weight is None else ops.cast(ops.reshape(sample_weight, (-1,)), wide)
+    unknown = ops.isnan(scores)
+    is_broken = ops.any(ops.logical_and(unknown, weights > 0))
+    scores = ops.where(unknown, ops.zeros_like(scores), scores)  # those of weight 0, which sorting would trip over
     order = ops.argsort(scores)
     scores, labels, weights = (ops.take(values, order, axis=0) for values in (scores, labels, weights))
     positive, negative = weights * labels, weights * (1.0 - labels)
-    below = ops.concatenate([ops.zeros((1,), "float32"), ops.cumsum(negative)])  # weight of negatives before a place
+    below = ops.concatenate([ops.zeros((1,), wide), ops.cumsum(negative)])  # weight of negatives before a place
     less = ops.take(below, ops.searchsorted(scores, scores, side="left"), axis=0)
     less_or_equal = ops.take(below, ops.searchsorted(scores, scores, side="right"), axis=0)
     pairs = ops.sum(positive) * ops.sum(negative)
-    auc = ops.sum(positive * (less + less_or_equal)) / 2.0 / ops.where(pairs > 0, pairs, ops.ones_like(pairs))
-    return ops.where(pairs > 0, auc, ops.full_like(auc, float("nan")))
+    is_defined = ops.logical_and(pairs > 0, ops.logical_not(is_broken))
+    auc = ops.sum(positive * (less + less_or_equal)) / 2.0 / ops.where(is_defined, pairs, ops.ones_like(pairs))
+    return ops.cast(ops.where(is_defined, auc, ops.full_like(auc, float("nan"))), "float32")
+
+
+def _wide():
+    """The type to sum in: a running sum in float32 stands still at 2**24, to which adding 1 changes nothing."""
+    if BACKEND != "jax":
+        return "float64"
+    import jax
+
+    return "float64" if jax.config.jax_enable_x64 else "float32"
