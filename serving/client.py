@@ -11,9 +11,14 @@ __all__ = ["Client", "ServingError", "ServingTimeoutError"]
 class Client:
     """A client of TensorFlow Serving's protocols that works alike over gRPC and REST, from any number of threads.
 
-    The first request also asks for the model's metadata, which tells dtypes, shapes and the outputs' names; the answer
-    is kept until a request fails, so a new version with other inputs costs one failed request. Nothing is retried: a
-    prediction that may be asked twice is the caller's to repeat. Over REST neither TensorFlow nor gRPC is imported.
+    The first request also asks for the model's metadata, which tells dtypes, shapes and the outputs' names. The answer
+    is kept until a request fails, and asked for anew when features do not fit it: a new version with other inputs or
+    outputs costs one failed request at most. Nothing is retried: a prediction that may be asked twice is the caller's
+    to repeat. Over REST neither TensorFlow nor gRPC is imported.
+
+    One change REST hides: it does not name the output of a signature that has only one. If a new version renames it,
+    its values come under the old name until a request fails or `metadata()` is called; call that when you deploy such a
+    version, or use gRPC.
 
     Args:
         address: `"host:port"`; for REST also a URL, `"http://host:port"`.
@@ -65,10 +70,8 @@ class Client:
         """
         deadline = self._deadline(timeout)
         try:
-            known = self._metadata(version, deadline)
-            # a signature that the server does not have is the server's to refuse
-            target = known.get(signature) or Signature(signature, {}, {})
-            return self._transport.predict(feature_arrays(features, target), target, version, deadline)
+            target, arrays = self._convert(features, signature, version, deadline)
+            return self._transport.predict(arrays, target, version, deadline)
         except ServingError:
             self._signatures.pop(version, None)
             raise
@@ -99,6 +102,26 @@ class Client:
 
     def __exit__(self, *_):
         self.close()
+
+    def _convert(self, features, signature, version, deadline):
+        """The signature and the arrays for it."""
+        is_kept = version in self._signatures
+        target = self._target(signature, version, deadline)
+        try:
+            return target, feature_arrays(features, target)
+        except (TypeError, ValueError):
+            if not is_kept:
+                raise
+            # what does not fit the old version may fit the one that is served now
+            self._signatures.pop(version, None)
+            fresh = self._target(signature, version, deadline)
+            if fresh == target:
+                raise
+        return fresh, feature_arrays(features, fresh)
+
+    def _target(self, signature, version, deadline):
+        # a signature that the server does not have is the server's to refuse
+        return self._metadata(version, deadline).get(signature) or Signature(signature, {}, {})
 
     def _metadata(self, version, deadline):
         signatures = self._signatures.get(version)

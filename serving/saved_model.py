@@ -18,7 +18,7 @@ from serving.exporting.endpoint import predict, traced
 from serving.exporting.manifest import write_manifest
 from serving.exporting.parsing import parsing_spec
 from serving.exporting.score import SCORE, SCORE_WITH_WEIGHTS, check_score, score_functions
-from serving.exporting.warmup import write_warmup_requests
+from serving.exporting.warmup import check_batch_sizes, write_warmup_requests
 from serving.versions import find_versions
 
 DEFAULT = "serving_default"
@@ -33,11 +33,12 @@ def export(model, directory, tasks=None, *, score=None, version=None, warmup=Non
     whichever signatures use it. The model is frozen first (`mtl.freeze`); a model without `mtl.Towers` is exported
     with the outputs it has, a dict under its own names, a list as `output_0`, `output_1`, ...
 
-    The directory is written beside its final name and renamed: whoever watches never sees half a version.
+    Every warm-up request is run once: a server never serves a version of which one fails. The directory is written
+    beside its final name and renamed: whoever watches never sees half a version.
 
     Args:
         model: A built functional Keras model, on the TensorFlow backend or tf_keras.
-        directory: The model's base directory, the one that TensorFlow Serving watches.
+        directory: The model's base directory, the one that TensorFlow Serving watches, or a local one to copy from.
         tasks: Names of the tasks to export. Defaults to `None`, all.
         score: A `mtl.ScoreFusion` over tasks and features, for two more signatures. `score` gives the score with the
             weights that the layer has now: after `score.assign` export the same model again. `score_with_weights` takes
@@ -45,8 +46,8 @@ def export(model, directory, tasks=None, *, score=None, version=None, warmup=Non
         version: A positive integer. Defaults to `None`: the highest version there, plus 1.
         warmup: Dict of raw feature arrays whose rows fill the warm-up requests. Defaults to `None`: empty strings and
             zeros.
-        batch_sizes: Batch sizes to warm up, for every signature; give the server's `allowed_batch_sizes`. Defaults to
-            `(1,)`.
+        batch_sizes: Batch sizes to warm up, positive integers, for every signature; give the server's
+            `allowed_batch_sizes`. Defaults to `(1,)`.
         verbose: Whether to print the multiply-adds of each signature. Defaults to `True`.
 
     Returns:
@@ -56,12 +57,15 @@ def export(model, directory, tasks=None, *, score=None, version=None, warmup=Non
         FileExistsError: If the version exists.
         OSError: If the directory cannot be written; nothing is then published.
         ValueError: If a task is unknown, bears a reserved name, or is also an input (a label among the features),
-            `score` has a weight for something else, or `warmup` lacks a feature.
+            `score` has a weight for something else, `directory` is a URL, or `warmup` lacks a feature or has rows that
+            the model refuses; nothing is then published.
 
     Example:
         >>> path = serving.export(model, "models/ranker", warmup=rows, batch_sizes=(1, 32))
     """
     _check_backend()
+    _check_directory(directory)
+    batch_sizes = check_batch_sizes(batch_sizes)
     directory = Path(directory)
     views, scored, features = _views(model, tasks, score)
     functions = _functions(views, features)
@@ -102,6 +106,15 @@ def _check_backend():
         raise ValueError(
             "export must run on the TensorFlow backend: save the model as .keras, and load and export it with "
             f"KERAS_BACKEND=tensorflow; received: backend={BACKEND!r}"
+        )
+
+
+def _check_directory(directory):
+    if isinstance(directory, str) and "://" in directory:
+        # a path would be made of it, and a local directory `gs:`
+        raise ValueError(
+            f"`directory` must be a local directory; received: directory={directory!r}. Export to a local directory, "
+            "copy the version there beside its final name (to `tmp-1`, which is no number), and rename it"
         )
 
 

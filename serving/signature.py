@@ -33,6 +33,14 @@ class TensorSpec:
         """True for [batch, 1]: one value a row."""
         return self.shape == (None, 1)
 
+    def takes(self, shape):
+        """True if an array of this shape fits."""
+        if self.shape is None:
+            return True
+        return len(shape) == len(self.shape) and all(
+            d in (None, size) for d, size in zip(self.shape, shape, strict=True)
+        )
+
     def __str__(self):
         shape = "any shape" if self.shape is None else "[" + ", ".join(str(d or "batch") for d in self.shape[:1])
         if self.shape is not None:
@@ -72,7 +80,7 @@ def _read_specs(tensor_infos):
 
 
 def _read_spec(name, info):
-    shape = info.get("tensor_shape", {})
+    shape = info.get("tensor_shape", {"unknown_rank": True})  # that of a scalar is there, without dimensions
     sizes = tuple(int(dim.get("size", 0)) for dim in shape.get("dim", ()))
     dims = None if shape.get("unknown_rank") else tuple(None if size < 0 else size for size in sizes)
     return TensorSpec(name, _DTYPES.get(info.get("dtype"), info.get("dtype", "unknown")), dims)

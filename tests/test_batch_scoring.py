@@ -21,6 +21,9 @@ import tensorflow as tf
 from conftest import UNMEASURED
 from tiny_model import write_tiny_model
 
+import mtl_layers as mtl
+import serving
+from mtl_layers._keras import keras
 from serving.batch_scoring import ScoringSummary, main, score
 from serving.scoring.part_files import PartFiles
 from serving.scoring.score_files import write_parquet, write_tfrecord
@@ -71,6 +74,9 @@ def wide(tmp_path_factory):
     def checked(price):
         return {"checked": tf.debugging.check_numerics(price, "price is not finite")}
 
+    def is_nan(price):
+        return {"is_nan": tf.cast(tf.math.is_nan(price), tf.float32)}
+
     def total(price):
         return {"total": tf.reduce_sum(price, keepdims=True)}
 
@@ -82,7 +88,7 @@ def wide(tmp_path_factory):
     signatures = {
         "told": tf.function(told).get_concrete_function(**inputs),
         "fixed": tf.function(checked).get_concrete_function(price=fixed),
-        **{f.__name__: tf.function(f).get_concrete_function(price=price) for f in (checked, total, cube)},
+        **{f.__name__: tf.function(f).get_concrete_function(price=price) for f in (checked, is_nan, total, cube)},
     }
     path = tmp_path_factory.mktemp("wide") / "model"
     tf.saved_model.save(module, str(path), signatures=signatures)
@@ -203,6 +209,67 @@ def test_lossless_types_are_cast(tiny, tmp_path):
     found = run(tiny, table, tmp_path, keys=["key"], overwrite=True)
     assert found.to_pydict()["click"] == CLICK
     assert found["key"].to_pylist() == ["x", None, "x"]
+
+
+@pytest.mark.parametrize("kind", [pa.int32(), pa.int64(), pa.uint64()])
+def test_integers_are_rounded_as_numpy_rounds(wide, tmp_path, kind):
+    values = np.array([2**24 + 1, 2**31 - 1, 123_456_789])
+    found = run(wide, pa.table({"price": pa.array(values, kind)}), tmp_path, signature="checked")
+    assert found["checked"].to_pylist() == values.astype("float32").tolist()
+    assert found["checked"][0].as_py() == 2**24
+    csv = "price\n" + "".join(f"{value}\n" for value in values)
+    assert run(wide, csv, tmp_path, name="rows.csv", signature="checked", overwrite=True).equals(found)
+
+
+@pytest.mark.parametrize(
+    "prices",
+    [
+        pa.array([1.0, None, float("nan"), 3.0], pa.float64()),
+        pa.array([1.0, None, float("nan"), 3.0], pa.float32()).dictionary_encode(),
+        pa.array([1, None, None, 3], pa.int64()),
+        pa.array([True, None, None, False]),
+        pa.array([[1.0], [None], [float("nan")], [3.0]]),
+    ],
+    ids=["float", "dictionary", "integer", "boolean", "list"],
+)
+def test_a_null_for_a_float_input_is_nan(wide, tmp_path, prices):
+    found = run(wide, pa.table({"price": prices}), tmp_path, signature="is_nan")
+    assert found["is_nan"].to_pylist() == [0.0, 1.0, 1.0, 0.0]
+
+
+def test_a_null_is_what_training_saw(tmp_path):
+    rows = pa.table({"price": [0.5, None, 2.5], "age": [20.0, 30.0, None]})
+    features = mtl.FeatureEmbedding(
+        {"price": mtl.features.Bucketized(boundaries=(1.0,)), "age": mtl.features.Numeric(25.0, 4.0, nan_value=25.0)}
+    )
+    inputs = features.inputs()
+    model = keras.Model(inputs, mtl.Towers({"a": ()})(mtl.SharedBottom(1, (3,))(features(inputs))))
+    serving.export(model, tmp_path / "model", verbose=False)
+    trained_on = {name: rows[name].to_numpy().astype("float32")[:, None] for name in rows.column_names}
+    assert [int(np.isnan(values).sum()) for values in trained_on.values()] == [1, 1]
+    expected = model.predict(trained_on, verbose=0)["a"][:, 0]
+    np.testing.assert_allclose(run(tmp_path / "model", rows, tmp_path)["a"], expected, rtol=1e-5)
+
+
+def test_a_null_that_the_model_refuses_is_refused_by_name(wide, tmp_path):
+    text = refused(RuntimeError, wide, pa.table({"price": [1.0, None]}), tmp_path, signature="checked")
+    assert text.startswith("Signature 'checked' failed on rows 0 to 1: price is not finite : Tensor had NaN values")
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"counts": pa.array([None], pa.int64())}, "Column 'counts' must not hold nulls; received: null in row 0"),
+        (
+            {"counts": pa.array([[1, None]], pa.list_(pa.int64()))},
+            "Column 'counts' must not hold nulls; received: null in the list of row 0",
+        ),
+        ({"flag": pa.array([None], pa.bool_())}, "Column 'flag' must not hold nulls; received: null in row 0"),
+    ],
+)
+def test_nulls_for_integers_and_booleans_are_refused(wide, tmp_path, change, text):
+    told = {"tags": ["a"], "counts": [[1]], "weights": [[1.0]], "pair": [[1.0, 2.0]], "flag": [True]}
+    assert refused(ValueError, wide, pa.table({**told, **change}), tmp_path, signature="told") == text
 
 
 def test_lists_are_padded_to_the_longest_of_the_batch(wide, tmp_path):
@@ -467,15 +534,24 @@ def test_help_imports_nothing_heavy():
         ),
         ({"country": ["fr", "de", None]}, ValueError, "Column 'country' must not hold nulls; received: null in row 2"),
         (
-            {"price": pa.array([[1.0], [None], [2.0]])},
+            {"country": pa.array([["fr"], [None], ["de"]])},
             ValueError,
-            "Column 'price' must not hold nulls; received: null in the list of row 1",
+            "Column 'country' must not hold nulls; received: null in the list of row 1",
         ),
         (
-            {"price": [1, 2, 2**24 + 1]},
+            {"country": pa.array(["fr", "de", None]).dictionary_encode()},
             ValueError,
-            "Column 'price' must fit float32; received: type=int64 in the batch from row 2: "
-            "Integer value 16777217 not in range: -16777216 to 16777216",
+            "Column 'country' must not hold nulls; received: null in row 2",
+        ),
+        (
+            {"price": pa.array([[1.0], None, [2.0]])},
+            ValueError,
+            "Column 'price' must not hold nulls; received: null in row 1",
+        ),
+        (
+            {"price": [1.0, None, 2.0]},
+            RuntimeError,
+            "Output 'click' is NaN in row 1; look for NaN in that row's features",
         ),
         (
             {"price": [1.0, 2.0, 1e300]},

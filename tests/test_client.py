@@ -1,12 +1,13 @@
 """The client over both protocols, against the local server and against servers that misbehave."""
 
+import contextlib
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -268,7 +269,7 @@ def test_a_server_that_is_not_there(protocol):
     assert not isinstance(caught.value, TimeoutError)
 
 
-@contextmanager
+@contextlib.contextmanager
 def http_server(answer):
     """Serves `answer(handler)` to every request; gives the address."""
 
@@ -421,6 +422,117 @@ def test_outputs_that_changed_their_names_are_not_mixed_up():
     gone = pytest.raises(ServingError, match=r"ABORTED .* outputs are no longer \['y', 'z'\]; ask again")
     with http_server(answer) as address, Client(address, protocol="rest") as client, gone:
         client.predict({"x": [1.0]})
+
+
+def model_of(function, dtype, path):
+    """A model of one input `x`, [batch, 1]; its one signature gives what the function gives."""
+    spec = tf.TensorSpec([None, 1], dtype, name="x")
+    signatures = {"serving_default": tf.function(function).get_concrete_function(x=spec)}
+    tf.saved_model.save(tf.Module(), str(path), signatures=signatures)
+
+
+@contextlib.contextmanager
+def replaced(tmp_path, protocol, first, second, features):
+    """A client that has asked version 1 for `features`, and is now to ask version 2, which is another model."""
+    model_of(*first, tmp_path / "models" / "1")
+    model_of(*second, tmp_path / "2")
+    server = LocalServer(tmp_path / "models", file_system_poll_wait_seconds=0.05)
+    with server, connect(server, protocol, timeout=30) as client:
+        client.predict(features)
+        shutil.move(tmp_path / "2", tmp_path / "models" / "2")
+        wait_until(lambda: client.status()[0]["version"] == 2 and client.status()[0]["state"] == "AVAILABLE")
+        yield client
+
+
+@both_protocols
+def test_a_new_version_with_another_dtype_costs_nothing(tmp_path, protocol):
+    first = (lambda x: {"y": tf.cast(x, tf.float32)}, tf.int64)
+    second = (lambda x: {"y": tf.cast(tf.strings.length(x), tf.float32)}, tf.string)
+    with replaced(tmp_path, protocol, first, second, {"x": [7]}) as client:
+        assert client.predict({"x": ["four"]})["y"].tolist() == [[4.0]]
+        asked = []
+        client._transport.metadata = lambda *_: asked.append(1) or client._signatures[None]
+        assert client.predict({"x": ["four"]})["y"].tolist() == [[4.0]]
+        assert asked == []  # what was asked anew is kept
+
+
+@both_protocols
+def test_features_that_fit_no_version_are_refused_with_the_first_reason(server, protocol):
+    with connect(server, protocol, timeout=30) as client:
+        asked = []
+        metadata = client._transport.metadata
+
+        def count(*arguments):
+            asked.append(arguments)
+            return metadata(*arguments)
+
+        client._transport.metadata = count
+        for requests in (1, 2, 3):  # the first has asked just now, every other looks whether there is a new version
+            with pytest.raises(TypeError, match=r"`features\['country'\]` must hold str or bytes; received: 1"):
+                client.predict({**ROWS, "country": [1, 2]})
+            assert len(asked) == requests
+        assert client.predict(ROWS)["click"].tolist() == [[2.0], [6.0]]
+
+
+@pytest.mark.parametrize(
+    ("function", "text", "later"),
+    [
+        (lambda x: {"y": x, "z": 2 * x}, r"outputs are no longer \['y'\]; ask again", {"y": [[1.5]], "z": [[3.0]]}),
+        (lambda x: {"y": tf.as_string(x, 1)}, r"'y' is no longer float32 \[batch, 1\]; ask again", {"y": [[b"1.5"]]}),
+        (lambda x: {"y": tf.concat([x, x], 1)}, r"'y' is no longer float32 \[batch, 1\]", {"y": [[1.5, 1.5]]}),
+    ],
+    ids=["two outputs", "strings", "two classes"],
+)
+def test_a_new_version_with_other_outputs_is_no_type_error(tmp_path, function, text, later):
+    first = (lambda x: {"y": x}, tf.float32)
+    with replaced(tmp_path, "rest", first, (function, tf.float32), {"x": [1.5]}) as client:
+        with pytest.raises(ServingError, match=text) as caught:
+            client.predict({"x": [1.5]})
+        assert caught.value.code == "ABORTED"
+        assert {name: value.tolist() for name, value in client.predict({"x": [1.5]}).items()} == later
+
+
+def test_numbers_are_not_cut_to_the_integers_of_the_last_version(tmp_path):
+    first, second = (lambda x: {"y": tf.cast(x, tf.int64)}, tf.float32), (lambda x: {"y": x}, tf.float32)
+    with replaced(tmp_path, "rest", first, second, {"x": [1.5]}) as client:
+        with pytest.raises(ServingError, match=r"ABORTED .* output 'y' is no longer int64 \[batch, 1\]; ask again"):
+            client.predict({"x": [1.5]})
+        assert client.predict({"x": [1.5]})["y"].tolist() == [[1.5]]
+
+
+def test_rest_does_not_name_an_only_output(tmp_path):
+    """The limit that the docstring states, and its remedy."""
+    first, second = (lambda x: {"ctr": x}, tf.float32), (lambda x: {"cvr": 2 * x}, tf.float32)
+    with replaced(tmp_path, "rest", first, second, {"x": [1.5]}) as client:
+        assert client.predict({"x": [1.5]})["ctr"].tolist() == [[3.0]]
+        client.metadata()
+        assert client.predict({"x": [1.5]})["cvr"].tolist() == [[3.0]]
+
+
+def test_one_value_of_bytes_is_no_name():
+    scalar = METADATA.replace('"outputs": {', '"outputs": {"z": {"dtype": "DT_STRING", "tensor_shape": {}}}, "x": {')
+
+    def answer(handler):
+        send(handler, 200, scalar if "metadata" in handler.path else '{"outputs": {"b64": "/w=="}}')
+
+    with http_server(answer) as address, Client(address, protocol="rest") as client:
+        assert client.predict({"x": [1.0]})["z"].item() == b"\xff"
+
+
+def test_grpc_looks_every_second_whether_a_server_is_back():
+    with socket.create_server(("127.0.0.1", 0)) as broken:
+        broken.settimeout(0.1)
+        address = f"127.0.0.1:{broken.getsockname()[1]}"
+        with Client(address, timeout=0.1) as client:
+            looks, end = 0, time.monotonic() + 6.0
+            while time.monotonic() < end:
+                with pytest.raises(ServingError):
+                    client.status()
+                with contextlib.suppress(TimeoutError):
+                    broken.accept()[0].close()
+                    looks += 1
+    # 0.8 to 1.2 s apart; gRPC's own pauses of 1.0, 1.6, 2.6 and 4.1 s, each 20 % less, would leave room for 4
+    assert looks >= 5
 
 
 def test_rest_imports_neither_tensorflow_nor_grpc(server):

@@ -101,6 +101,13 @@ def test_batching_parameters():
     assert batching.max_enqueued_batches.value >= 1
 
 
+def test_short_rows_are_never_filled_with_values():
+    text = (DEPLOY / "batching_parameters.config").read_text(encoding="utf-8")
+    assert not parse("batching_parameters.config", message_class("BatchingParameters")()).pad_variable_length_inputs
+    assert "Never set\n#   pad_variable_length_inputs" in text
+    assert "nan_value" in text and "`examples`" in text
+
+
 def test_a_misspelt_knob_does_not_parse():
     with pytest.raises(text_format.ParseError, match='no field named "max_batchsize"'):
         text_format.Parse("max_batchsize { value: 1 }", message_class("BatchingParameters")())

@@ -172,6 +172,113 @@ def test_without_rows_warm_up_requests_are_made_of_zeros_and_empty_strings(model
     assert [request.model_spec.signature_name for request in requests] == ["serving_default", "like", "examples"]
 
 
+def warmed(version):
+    """The warm-up requests: signature and inputs of each."""
+    records = tf.data.TFRecordDataset(str(version / "assets.extra" / "tf_serving_warmup_requests"), buffer_size=2**18)
+    for record in records.as_numpy_iterator():
+        request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+        inputs = {name: tf.make_ndarray(tensor) for name, tensor in request.inputs.items()}
+        yield request.model_spec.signature_name, inputs
+
+
+def flat_model():
+    """A model with inputs of rank 1."""
+    features = mtl.FeatureEmbedding(
+        {"country": mtl.features.Categorical(vocabulary=("fr", "de")), "age": mtl.features.Numeric(30.0, 4.0)}
+    )
+    inputs = {"country": keras.Input((), dtype="string", name="country"), "age": keras.Input((), name="age")}
+    return keras.Model(inputs, mtl.Towers({"a": ()})(mtl.SharedBottom(1, (3,))(features(inputs))))
+
+
+def test_inputs_of_rank_1_are_warmed_up_as_they_are(tmp_path):
+    rows = {"country": np.array(["fr", "zz", "de"], object), "age": [20, 30, 40]}
+    for warmup in (rows, None):
+        version = serving.export(flat_model(), tmp_path, warmup=warmup, batch_sizes=(1, 5), verbose=False)
+        with CppModel(str(version)) as cpp:
+            seen = [(signature, inputs, cpp.run(signature, inputs)["a"].shape) for signature, inputs in warmed(version)]
+        assert [(signature, shape) for signature, _, shape in seen] == [
+            (signature, (size, 1)) for signature in ("serving_default", "a", "examples") for size in (1, 5)
+        ]
+        if warmup is rows:
+            assert seen[1][1]["country"].tolist() == [b"fr", b"zz", b"de", b"fr", b"zz"]
+            assert seen[1][1]["age"].tolist() == [20.0, 30.0, 40.0, 20.0, 30.0]
+        with serving.LocalServer(tmp_path) as server:  # it replays them before it serves
+            assert server.port
+
+
+def with_row(**changes):
+    return {**rich_rows(3), **changes}
+
+
+REFUSED = "`warmup` must hold rows that the model accepts, or a server would never serve the version; received: "
+
+
+@pytest.mark.parametrize(
+    ("warmup", "text"),
+    [
+        (
+            with_row(age=np.array([1.0, np.nan, 2.0])),
+            REFUSED
+            + "signature 'serving_default' failed at batch size 2: `age` must be finite; to accept NaN, give its "
+            "specification a nan_value : Tensor had NaN values",
+        ),
+        (
+            with_row(age=np.ones((3, 2))),
+            "`warmup` must fit the features; received: shape (1, 2) in 'age', which takes (None, 1)",
+        ),
+        (with_row(age=["a", "b", "c"]), "`warmup` must hold float32 in 'age'; received: could not convert string to"),
+        (with_row(item=[np.nan]), "`warmup` must hold int64 in 'item'; received: invalid value encountered in cast"),
+        (with_row(seen=[[1], [2, 3]]), "`warmup` must hold int64 in 'seen'; received: setting an array element"),
+        (with_row(country=[None]), REFUSED + "signature 'serving_default' failed at batch size 1: "),
+    ],
+    ids=["NaN", "too wide", "text", "NaN integer", "ragged", "None"],
+)
+def test_warm_up_rows_that_the_model_refuses_publish_nothing(model, tmp_path, warmup, text):
+    with pytest.raises(ValueError) as caught:
+        serving.export(model, tmp_path, tasks=["like"], warmup=warmup, batch_sizes=(1, 2), verbose=False)
+    assert str(caught.value).startswith(text)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_score_over_a_string_publishes_nothing(tmp_path):
+    inputs = {"x": keras.Input((4,), name="x"), "word": keras.Input((1,), dtype="string", name="word")}
+    model = keras.Model(inputs, mtl.Towers({"a": ()})(mtl.SharedBottom(1, (2,))(inputs["x"])))
+    with pytest.raises(ValueError) as caught:
+        serving.export(model, tmp_path, score=mtl.ScoreFusion({"a": 1.0, "word": 1.0}), verbose=False)
+    assert (
+        str(caught.value) == REFUSED + "signature 'score' failed at batch size 1: Cast string to float is not supported"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("sizes", [8, (0,), (1, -1), (1.0,), (True,), "8", None])
+def test_batch_sizes_are_positive_integers(tmp_path, sizes):
+    with pytest.raises(ValueError) as caught:
+        serving.export(plain(), tmp_path / "ranker", batch_sizes=sizes)
+    assert str(caught.value) == (
+        f"`batch_sizes` must be positive integers, such as (1, 8, 64); received: batch_sizes={sizes!r}"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_batch_sizes_of_any_kind_of_integer(tmp_path):
+    version = serving.export(plain(), tmp_path, batch_sizes=(size for size in np.array([2, 3])), verbose=False)
+    shapes = [inputs["x"].shape for signature, inputs in warmed(version) if signature == "a"]
+    assert shapes == [(2, 3), (3, 3)]
+
+
+def test_a_url_is_no_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError) as caught:
+        serving.export(plain(), "gs://bucket/models")
+    assert str(caught.value) == (
+        "`directory` must be a local directory; received: directory='gs://bucket/models'. Export to a local directory, "
+        "copy the version there beside its final name (to `tmp-1`, which is no number), and rename it"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 # ------------------------------------------------------------------------------- a task's signature does less, exactly
 
 

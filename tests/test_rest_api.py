@@ -188,6 +188,12 @@ COUNTRY, PRICE = {"country": ["fr"]}, {"price": [1.0]}
         ({"inputs": {**COUNTRY, "price": [10**400]}}, "input 'price' must fit float32; received: [[1000"),
         ({"inputs": {**PRICE, "country": [1]}}, "input 'country' must be string; received: 1"),
         ({"inputs": {**PRICE, "country": [{"b64": "?"}]}}, "input 'country' must hold base64 under 'b64'"),
+        (
+            {"inputs": {**PRICE, "country": ["fr\ud83d"]}},
+            "input 'country' must be whole characters; received: \"fr\\ud83d\"",
+        ),
+        ({"signature_name": "\ud83d", "inputs": 1}, 'Serving signature key "\ud83d" not found'),
+        ({"inputs": {**PRICE, "\ud83d": ["fr"]}}, "unknown: ['\\ud83d']"),
         ({"inputs": {**COUNTRY, "price": []}}, "input 'price' must have at least one row; received: shape [0, 1]"),
         (
             {"inputs": {**COUNTRY, "price": 1.0}},

@@ -1,18 +1,34 @@
 """Requests that TensorFlow Serving replays before it serves a version, so that the first user does not wait."""
 
+from numbers import Integral
+
 import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from serving.exporting.parsing import stored_dtype
+from serving.op_text import op_text
 
 FILE = "assets.extra/tf_serving_warmup_requests"
 LIMIT = 1000
 """TensorFlow Serving refuses a version with more records."""
 
 
+def check_batch_sizes(batch_sizes):
+    """Returns them as a tuple."""
+    sizes = tuple(batch_sizes) if np.iterable(batch_sizes) else (0,)
+    if not all(isinstance(size, Integral) and not isinstance(size, bool) and size > 0 for size in sizes):
+        raise ValueError(
+            f"`batch_sizes` must be positive integers, such as (1, 8, 64); received: batch_sizes={batch_sizes!r}"
+        )
+    return sizes
+
+
 def write_warmup_requests(path, functions, rows, batch_sizes):
-    """Writes one request per signature and batch size, filled with `rows` (None: empty strings and zeros)."""
+    """Writes one request per signature and batch size, filled with `rows` (None: empty strings and zeros).
+
+    Each is run before: a server that fails at one never serves the version.
+    """
     if len(functions) * len(batch_sizes) > LIMIT:
         raise ValueError(
             f"`batch_sizes` must give at most {LIMIT} warm-up requests; "
@@ -26,10 +42,30 @@ def write_warmup_requests(path, functions, rows, batch_sizes):
             for size in batch_sizes:
                 request = predict_pb2.PredictRequest()
                 request.model_spec.signature_name = name
-                for key, tensor in _batch(specs, functions["serving_default"].input_signature[0], rows, size).items():
+                batch = _batch(specs, functions["serving_default"].input_signature[0], rows, size)
+                _run(name, function, batch, size)
+                for key, tensor in batch.items():
                     request.inputs[key].CopyFrom(tf.make_tensor_proto(tensor))
                 log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
                 writer.write(log.SerializeToString())
+
+
+def _run(name, function, batch, size):
+    try:
+        function({key: tf.constant(array) for key, array in batch.items()})
+    except (TypeError, ValueError, tf.errors.OpError) as error:
+        raise ValueError(
+            "`warmup` must hold rows that the model accepts, or a server would never serve the version; "
+            f"received: signature {name!r} failed at batch size {size}: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error):
+    """What was said first, without the program lines that TensorFlow may put before it."""
+    lines = getattr(error, "message", str(error)).splitlines()
+    around = ("Graph execution error:", "Detected at node", "  ")
+    said = [line for line in lines if line.strip() and not line.startswith(around)]
+    return op_text(said[0]) if said else repr(error)
 
 
 def _batch(specs, features, rows, size):
@@ -51,12 +87,21 @@ def _column(spec, rows, size):
         return np.full(shape, "" if spec.dtype == tf.string else 0, spec.dtype.as_numpy_dtype)
     if spec.name not in rows:
         raise ValueError(f"`warmup` must have every feature; missing: {spec.name!r}; received: {sorted(rows)}")
-    values = np.asarray(rows[spec.name])
+    try:
+        with np.errstate(invalid="raise"):  # NaN would become an integer
+            values = np.atleast_1d(rows[spec.name])[:size].astype(spec.dtype.as_numpy_dtype)
+    except (FloatingPointError, TypeError, ValueError) as error:
+        raise ValueError(f"`warmup` must hold {spec.dtype.name} in {spec.name!r}; received: {error}") from error
     if not len(values):
         raise ValueError(f"`warmup` must have at least one row; received: 0 rows of {spec.name!r}")
-    if values.ndim == 1:
+    if values.ndim == 1 and spec.shape.rank == 2:
         values = values[:, None]
-    return np.resize(values, (size, *values.shape[1:])).astype(spec.dtype.as_numpy_dtype)
+    values = np.resize(values, (size, *values.shape[1:]))
+    if not spec.shape.is_compatible_with(values.shape):
+        raise ValueError(
+            f"`warmup` must fit the features; received: shape {values.shape} in {spec.name!r}, which takes {spec.shape}"
+        )
+    return values
 
 
 def _feature(values):

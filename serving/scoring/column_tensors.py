@@ -8,9 +8,9 @@ import pyarrow.compute as pc
 def check_column(name, found, spec):
     """Refuses a column whose type cannot be fed to an input, before the first row is read.
 
-    Text feeds string inputs; integers and booleans feed integer and float inputs; floats feed float inputs, rounded to
-    the input's precision. A list column feeds `[None, None]` and `[None, k]` inputs, any other feeds `[None]`,
-    `[None, 1]` and `[None, None]`.
+    Text feeds string inputs; integers and booleans feed integer and float inputs; floats feed float inputs. Numbers for
+    a float input are rounded to its precision, as NumPy rounds. A list column feeds `[None, None]` and `[None, k]`
+    inputs, any other feeds `[None]`, `[None, 1]` and `[None, None]`.
 
     Args:
         name: Name of the column and of the input.
@@ -38,7 +38,8 @@ def column_array(name, column, spec, first_row):
     """One column of a batch, as the array to feed.
 
     A scalar column becomes `[batch, 1]` (`[batch]` for an input of rank 1), a list column `[batch, longest]`, filled up
-    with "" for strings, -1 for integers and 0.0 for floats.
+    with "" for strings, -1 for integers and 0.0 for floats. A null among the numbers for a float input is NaN, as it is
+    for whoever trains on the same file: what NaN means is the model's to say.
 
     Args:
         name: Name of the column and of the input.
@@ -47,14 +48,16 @@ def column_array(name, column, spec, first_row):
         first_row: Number of the batch's first row in the input, counted from 0, for error messages.
 
     Raises:
-        ValueError: On a null, a number that the input's type cannot hold, or a list of the wrong length.
+        ValueError: On a null where an integer, a string or a list must be, a number that the input's type cannot hold,
+            or a list of the wrong length.
     """
-    if column.null_count:
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    nulls_are_nan = spec.dtype.is_floating
+    if column.null_count and (_is_list(column.type) or not nulls_are_nan):
         raise ValueError(
             f"Column '{name}' must not hold nulls; received: null in row {first_row + _first_null(column)}"
         )
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
     if not _is_list(column.type):
         array = _values(name, column, spec.dtype, first_row)
         return array if spec.shape.rank == 1 else array[:, None]  # [batch, 1]
@@ -70,11 +73,11 @@ def column_array(name, column, spec, first_row):
             f"received: {lengths[row]} values in row {first_row + row}"
         )
     flat = column.flatten()
-    if flat.null_count:
-        row = pc.list_parent_indices(column)[_first_null(flat)].as_py()
-        raise ValueError(f"Column '{name}' must not hold nulls; received: null in the list of row {first_row + row}")
     if pa.types.is_dictionary(flat.type):
         flat = flat.dictionary_decode()
+    if flat.null_count and not nulls_are_nan:
+        row = pc.list_parent_indices(column)[_first_null(flat)].as_py()
+        raise ValueError(f"Column '{name}' must not hold nulls; received: null in the list of row {first_row + row}")
     values = _values(name, flat, spec.dtype, first_row)
     dense = np.full((len(column), width), _padding(spec.dtype), values.dtype)
     dense[np.arange(width) < lengths[:, None]] = values  # [batch, width]
@@ -89,9 +92,9 @@ def _values(name, column, dtype, first_row):
     try:
         if not dtype.is_floating:
             return column.cast(pa.from_numpy_dtype(wanted)).to_numpy(zero_copy_only=False)
-        if not pa.types.is_floating(column.type):
-            # Arrow refuses an integer that the float cannot hold exactly; NumPy would round it.
-            column = column.cast(pa.float64() if dtype.name == "float64" else pa.float32())
+        if pa.types.is_boolean(column.type):
+            column = column.cast(pa.float32())  # a null among booleans would become None and not NaN
+        # NumPy rounds, also an integer that the float cannot hold; a cast of Arrow would refuse that.
         with np.errstate(over="raise"):
             return column.to_numpy(zero_copy_only=False).astype(wanted, copy=False)
     except (pa.ArrowInvalid, FloatingPointError) as error:

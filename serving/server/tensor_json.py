@@ -149,7 +149,10 @@ def _cast(leaves, spec):
 
 def _read_bytes(leaf, spec):
     if isinstance(leaf, str):
-        return leaf.encode()
+        try:
+            return leaf.encode()
+        except UnicodeEncodeError as error:  # JSON can write half of a pair, "\ud83d", and UTF-8 cannot
+            raise _invalid(f"input '{spec.name}' must be whole characters; received: {_show(leaf)}") from error
     if not _is_base64(leaf):
         raise _invalid(f"input '{spec.name}' must be string; received: {_show(leaf)}")
     try:

@@ -14,8 +14,14 @@ from tensorflow_serving.apis import (
 from serving.signature import read_signatures
 from serving.transport.serving_error import ServingError, ServingTimeoutError
 
-# gRPC's default is 4 MB; what remains is protobuf's own 2 GB
-_OPTIONS = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1), ("grpc.enable_retries", 0)]
+_OPTIONS = [
+    # gRPC's default is 4 MB; what remains is protobuf's own 2 GB
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.enable_retries", 0),
+    # after an outage gRPC would wait ever longer, up to 120 s, before it looks whether the server is back
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
 
 
 class GrpcTransport:

@@ -19,6 +19,7 @@ _CODES = {
     500: "INTERNAL",
     502: "UNAVAILABLE",
 }
+_LEAVES = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}}  # JSON's own types, by the kind of a dtype
 _CHUNK = 2**20
 _HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
 
@@ -54,15 +55,22 @@ class RestTransport:
     def predict(self, arrays, signature, version, deadline):
         body = {"signature_name": signature.name, "inputs": {name: _to_json(array) for name, array in arrays.items()}}
         answer = self._call("POST", self._versioned(version) + ":predict", deadline, json.dumps(body))["outputs"]
-        named = {next(iter(signature.outputs)): answer} if len(signature.outputs) == 1 else answer
-        if not isinstance(named, dict) or set(named) != set(signature.outputs):
-            raise ServingError(
-                "ABORTED", f"outputs are no longer {sorted(signature.outputs)}; ask again", self._address
-            )
-        return {name: _from_json(value, signature.outputs[name].dtype) for name, value in named.items()}
+        specs = signature.outputs
+        is_named = isinstance(answer, dict) and set(answer) != {"b64"}  # that would be one value of bytes
+        named = answer if is_named or len(specs) != 1 else {next(iter(specs)): answer}
+        if not isinstance(named, dict) or set(named) != set(specs):
+            raise ServingError("ABORTED", f"outputs are no longer {sorted(specs)}; ask again", self._address)
+        return {name: self._output(value, specs[name]) for name, value in named.items()}
 
     def close(self):
         self._session.close()
+
+    def _output(self, value, spec):
+        try:
+            return _from_json(value, spec)
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+            text = f"output '{spec.name}' is no longer {spec}; ask again"
+            raise ServingError("ABORTED", text, self._address) from error
 
     def _versioned(self, version):
         return self._url if version is None else f"{self._url}/versions/{version}"
@@ -107,9 +115,17 @@ def _to_json(array):
     return {"b64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
 
 
-def _from_json(value, dtype):
-    if dtype != "string":
-        return np.asarray(value, dtype="float32" if dtype == "bfloat16" else dtype)
-    array = np.asarray(value, dtype=object)
-    array.flat = [base64.b64decode(v["b64"]) if isinstance(v, dict) else v.encode() for v in array.flat]
+def _from_json(value, spec):
+    """The output as an array; any of several errors if it is not what `spec` says."""
+    array = np.asarray(value, dtype=object)  # object keeps JSON's own types: NumPy would read "1.5" as a number
+    if spec.dtype == "string":
+        array.flat = [base64.b64decode(v["b64"]) if isinstance(v, dict) else v.encode() for v in array.flat]
+    else:
+        dtype = np.dtype("float32" if spec.dtype == "bfloat16" else spec.dtype)
+        if not set(map(type, array.flat)) <= _LEAVES[dtype.kind]:
+            raise TypeError(f"output must be {spec.dtype}")
+        array = array.astype(dtype)
+    # JSON has one form for all arrays without values
+    if array.size and not spec.takes(array.shape):
+        raise ValueError(f"output must be {spec}; received: shape={array.shape}")
     return array
