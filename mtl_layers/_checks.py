@@ -1,5 +1,6 @@
 """Checks of arguments that several layers share. Each error names the argument, the rule and what came."""
 
+from collections.abc import Iterable
 from numbers import Integral, Real
 
 from mtl_layers._keras import keras
@@ -44,7 +45,7 @@ def check_indexes(name, value, size):
     """Returns distinct indexes below `size` as a tuple; None stands for all of them."""
     if value is None:
         return tuple(range(size))
-    indexes = tuple(value)
+    indexes = tuple(value) if isinstance(value, Iterable) else ()
     if not indexes or len(set(indexes)) != len(indexes) or any(i not in range(size) for i in indexes):
         raise ValueError(f"`{name}` must be distinct indexes below {size}, or None for all; received: {name}={value!r}")
     return indexes

@@ -1,10 +1,11 @@
-"""How much is computed: the multiply-adds of matrix products, for one row."""
+"""How much is computed: the multiply-adds of matrix products and convolutions, for one row."""
 
 import math
 
 from mtl_layers._keras import BACKEND
 
 _PRODUCTS = ("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3")
+_CONVOLUTIONS = ("Conv2D", "Conv3D")  # Conv1D is a Conv2D of height 1
 
 
 def multiply_adds(layer, inputs):
@@ -39,6 +40,12 @@ def graph_multiply_adds(graph):
             total += contracted * math.prod(size or 1 for size in operation.outputs[0].shape)
         elif operation.type == "Einsum":
             total += _of_einsum(operation.get_attr("equation").decode(), [each.shape for each in operation.inputs])
+        elif operation.type in _CONVOLUTIONS:
+            *taps, _ = operation.inputs[1].shape  # [..., channels in, channels out]: each output reads all but the last
+            total += math.prod(taps) * math.prod(size or 1 for size in operation.outputs[0].shape)
+        elif operation.type == "DepthwiseConv2dNative":
+            taps = operation.inputs[1].shape[:2]  # [height, width, channels, outputs of each]
+            total += math.prod(taps) * math.prod(size or 1 for size in operation.outputs[0].shape)
     return total
 
 
@@ -60,6 +67,10 @@ def _of_jaxpr(jaxpr):
             (contracted, _), _ = equation.params["dimension_numbers"]
             left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
             total += math.prod(left[axis] for axis in contracted) * math.prod(out)
+        elif equation.primitive.name == "conv_general_dilated":
+            kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
+            outputs = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+            total += math.prod(kernel) // outputs * math.prod(out)
         for inner in equation.params.values():  # what is compiled or differentiated on its own
             inner = getattr(inner, "jaxpr", inner)
             total += _of_jaxpr(inner) if hasattr(inner, "eqns") else 0

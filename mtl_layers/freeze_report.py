@@ -1,18 +1,22 @@
 """What a freeze removed, in numbers."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
 from mtl_layers._keras import keras
 from mtl_layers._multiply_adds import multiply_adds
+from mtl_layers.sharing import GumbelMatrix, RouteSupernet, SparseSharing
 
 
 @dataclass(frozen=True)
 class FrozenLayer:
     """A layer of a functional model and its frozen form; every pair of numbers is (before, after).
 
-    `multiply_adds` are those of the matrix products that run for one row, counted when they are first asked for;
-    `inventory` counts experts or sub-networks, gates whose weights depend on a query, towers.
+    `parameters` are those of the network: without masks, and without what only training or a search reads, such as the
+    logits of routes. `multiply_adds` are those of the matrix products and convolutions that run for one row, counted
+    when they are first asked for; `inventory` counts experts or sub-networks, gates whose weights depend on a query,
+    towers.
     """
 
     source: keras.layers.Layer
@@ -28,7 +32,7 @@ class FrozenLayer:
 
     @property
     def parameters(self):
-        return self.source.count_params(), self.frozen.count_params()
+        return _parameters(self.source), _parameters(self.frozen)
 
     @cached_property
     def multiply_adds(self):
@@ -84,6 +88,25 @@ class FreezeReport:
         return "\n".join(
             " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
         )
+
+
+def _parameters(layer):
+    return layer.count_params() - sum(math.prod(weight.shape) for weight in _state(layer))
+
+
+def _state(layer):
+    """The weights of a layer that are no parameters of its network.
+
+    That they are not trained does not tell them from a network's: its layers may be set not to train.
+    """
+    if isinstance(layer, SparseSharing):
+        return [*layer.masks, *layer.resting_kernels]
+    if isinstance(layer, GumbelMatrix):
+        return [layer.step]
+    if isinstance(layer, RouteSupernet):
+        search = [layer.search_step, layer.search_baseline, layer.search_seen, layer.search_skipped]
+        return [layer.alpha, layer.route, *search]
+    return []
 
 
 def _arrow(pair):

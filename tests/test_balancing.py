@@ -166,6 +166,43 @@ def test_gradient_norms_move_weights_by_the_papers_formula(rng):
     assert np.abs(w - 1).max() > 0.02
 
 
+@pytest.mark.needs_tensorflow
+def test_gradient_norms_leave_an_absent_task_out_of_the_means():
+    import tensorflow as tf
+
+    layer = GradNorm(("b", "a", "c"), alpha=0.0, optimizer=keras.optimizers.SGD(0.01))
+    layer.build()
+    layer._learn(tf.constant([2.0, 1.0, 0.0]), tf.constant([3.0, 1.6, 0.0]), layer.task_weights())
+    # The mean norm is 2.3, which 1.6 is to come up to; of three tasks it would be 1.53. Scaled from 2.986 to 3.
+    np.testing.assert_allclose(weights_of(layer), np.array([0.97, 1.016, 1.0]) * 3 / 2.986, rtol=1e-5)
+    np.testing.assert_array_equal(array(layer.first_loss), [2.0, 1.0, 0.0])
+
+    layer = GradNorm(("b", "a", "c"), alpha=1.0, optimizer=keras.optimizers.SGD(0.01))
+    layer.build()
+    for losses in ([2.0, 4.0, 1.0], [1.0, 2.0, 0.0]):  # both have come to a half, at one norm: nothing is to be done
+        layer.task_weight.assign([1.0, 1.0, 1.0])
+        layer._learn(tf.constant(losses), tf.constant([1.0, 1.0, 0.0]), layer.task_weights())
+    np.testing.assert_array_equal(weights_of(layer), [1.0, 1.0, 1.0])
+    layer._learn(tf.zeros(3), tf.zeros(3), layer.task_weights())  # a batch of nobody's rows
+    np.testing.assert_array_equal(weights_of(layer), [1.0, 1.0, 1.0])
+
+
+@pytest.mark.needs_tensorflow
+def test_gradient_norms_keep_equal_tasks_equal_though_one_is_seldom_there(rng):
+    tasks, count = ("b", "a", "c"), 400
+    inputs = keras.Input((2,))
+    line = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros", name="line")(inputs)
+    outputs = {task: keras.layers.Activation("linear", name=f"out_{task}")(line) for task in tasks}
+    layer = GradNorm(tasks, alpha=0.5)
+    model = BalancedModel(inputs, outputs, layer)
+    model.compile(keras.optimizers.SGD(0.01), **mtl.losses.per_task(dict.fromkeys(tasks, "mse"), missing_value=NAN))
+    x = rng.normal(size=(count * 8, 2)).astype("float32")
+    y = (x @ [[1.0], [-2.0]] + 0.5 * rng.normal(size=(count * 8, 1))).astype("float32")
+    seldom = np.where(np.repeat(rng.random(count) < 0.1, 8)[:, None], y, NAN)
+    model.fit(x, {"b": y, "a": y, "c": seldom}, batch_size=8, shuffle=False, verbose=0)
+    np.testing.assert_allclose(weights_of(layer), [1.0, 1.0, 1.0], atol=0.3)  # were .002, .001 and 2.997
+
+
 # ------------------------------------------------------------------------------------------------ where it must matter
 
 
@@ -259,6 +296,17 @@ def test_gradient_norms_meet_where_one_loss_is_a_hundred_times_the_other():
     [
         (lambda: PCGrad([]), r"`tasks` must be distinct names of tasks; received: tasks=\(\)"),
         (lambda: PCGrad(["a", "a"]), r"`tasks` must be distinct .*received: tasks=\('a', 'a'\)"),
+        (lambda: PCGrad(3), "`tasks` must be a list of names of tasks; received: tasks=3"),
+        (
+            lambda: DecayingWeights(["a", "b"]),
+            r"`weights` must be a dict from task names to numbers; received: weights=\['a', 'b'\]",
+        ),
+        (lambda: UncertaintyWeighting(3), "`tasks` must be a list of names of tasks; received: tasks=3"),
+        (lambda: UncertaintyWeighting(["a"], 3), "`regression` must be a list of names of tasks; received: regr.*=3"),
+        (
+            lambda: UncertaintyWeighting(["ab"], "ba"),
+            r"`regression` must name tasks among \['ab'\]; received: \['ba'\]",
+        ),
         (lambda: DecayingWeights({"a": -1.0}), "`weights` must be a number of at least 0; received: weights=-1.0"),
         (lambda: DecayingWeights({"a": 1.0}, {"b": 1.0}), r"`decay` must have exactly the tasks \['a'\]; received"),
         (lambda: DecayingWeights({"a": 1.0}, -0.5), "`decay` must be a number of at least 0; received: decay=-0.5"),

@@ -89,6 +89,8 @@ def test_what_has_no_experts_or_no_rows_is_refused(rng):
         mtl.analysis.expert_similarity(model_with(mtl.SparseSharing(2, (4,))), x)
     with pytest.raises(ValueError, match="`data` must have at least one row; received: none"):
         mtl.analysis.expert_similarity(model_with(mtl.MMoE(2, 2, (4,))), [])
+    with pytest.raises(ValueError, match="`data` must have at least one row; received: none"):
+        mtl.analysis.expert_similarity(model_with(mtl.MMoE(2, 2, (4,))), [x[:0]])
 
 
 def test_entropy_of_gates_and_the_experts_they_use(rng):

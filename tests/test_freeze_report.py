@@ -86,6 +86,57 @@ def test_a_static_route_is_made_of_sub_networks(rng):
     assert found.inventory["sub-networks"] == (sum(map(len, route.reached())), sum(map(len, route.reached([1]))))
 
 
+def test_masks_and_weights_at_rest_are_no_parameters(rng):
+    layer = mtl.SparseSharing(3, (32,))
+    inputs = keras.Input((16,), name="x")
+    model = keras.Model(inputs, mtl.Towers(TASKS)(layer(inputs)))
+    network = 16 * 32 + 32
+    sharing, _ = mtl.freeze(model).freeze_report.layers
+    assert sharing.parameters == (network, network)
+    model.trainable = False  # the parameters of a network that rests are still its parameters
+    sharing, _ = mtl.freeze(model).freeze_report.layers
+    assert sharing.parameters == (network, network)
+    masks = np.zeros((3, 16, 32), bool)
+    masks[0, :, :20] = masks[1, :, 10:] = masks[2] = True
+    layer.set_masks([masks])
+    sharing, _ = mtl.freeze(model).freeze_report.layers
+    assert sharing.parameters == (network, 3 * network)  # three masks are three kernels
+
+
+def test_what_a_search_keeps_is_no_parameter(rng):
+    supernet = mtl.RouteSupernet(3, 1, 2, 4)
+    model = functional(supernet)
+    stem, subnetworks = DIM * 4 + 4, 2 * (4 * 4 + 4)
+    # For 3 blocks and 2 queries: a gate for both values and one for each, 4 rows of 4 units.
+    gates = 3 * 2 * (2 + 1 + 1) * 4
+    supernet.set_route(mtl.Route(3, 1, 2, [((0, 1), 0), ((0,), None), ((1,), None)]))
+    for _ in range(2):
+        found, _ = mtl.freeze(model).freeze_report.layers
+        assert found.parameters == (stem + subnetworks + gates, stem + subnetworks + 2 * 4)
+        supernet.hold_search_optimizer(keras.optimizers.Adam(0.01))  # as a search does
+
+
+def test_an_allocation_counts_its_logits_and_no_step_but_all_of_a_normalisation():
+    components = [keras.layers.Dense(4), keras.Sequential([keras.layers.Dense(4), keras.layers.BatchNormalization()])]
+    layer = mtl.GumbelMatrix(3, components=components, p_init=0.9)
+    found, _ = report(layer).layers
+    parts = 2 * (DIM * 4 + 4) + 4 * 4  # of a normalisation the moving mean and variance, too
+    assert found.parameters == (parts + 3 * 2, parts)
+
+
+def test_convolutions_are_computed_too():
+    convolutions = [keras.layers.Conv2D(2, 3, padding="same") for _ in range(2)]
+    layer = mtl.GumbelMatrix(2, components=convolutions, after=keras.layers.Flatten(), p_init=0.9)
+    inputs = keras.Input((4, 4, 3), name="x")
+    model = keras.Model(inputs, mtl.Towers({"like": (), "also": ()})(layer(inputs)))
+    layer.set_probabilities([np.array([[0.9, 0.1], [0.1, 0.9]])])
+    convolution = (4 * 4 * 2) * 9 * 3
+    found, _ = mtl.freeze(model).freeze_report.layers
+    assert found.multiply_adds == (2 * convolution + 2 * 2 * (4 * 4 * 2), 2 * convolution)  # averages are a product
+    found, _ = mtl.freeze(model, ["also"]).freeze_report.layers
+    assert found.multiply_adds[1] == convolution
+
+
 def test_what_lies_below_stays():
     found = report(mtl.MMoE(3, 2, (4,)), below=True)
     assert found.parameters_below == DIM * DIM + DIM

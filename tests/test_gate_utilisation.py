@@ -97,9 +97,34 @@ def test_the_figure_has_a_bar_for_every_expert_that_is_read(rng):
     plt.close(figure)
 
 
-def test_no_rows_are_refused():
+@pytest.mark.parametrize("rows", [[], np.zeros((0, 6), "float32"), [np.zeros((0, 6), "float32")] * 2])
+def test_no_rows_are_refused(rows):
     with pytest.raises(ValueError, match="`data` must have at least one row; received: none"):
-        mtl.analysis.gate_utilisation(model_with(mtl.MMoE(2, 2, (3,))), [])
+        mtl.analysis.gate_utilisation(model_with(mtl.MMoE(2, 2, (3,))), rows)
+
+
+def test_a_batch_without_rows_is_passed_over(rng):
+    model, x = model_with(mtl.MMoE(2, 2, (3,))), rng.normal(size=(5, 6)).astype("float32")
+    (expected,) = mtl.analysis.gate_utilisation(model, x)
+    (found,) = mtl.analysis.gate_utilisation(model, [x[:0], x, x[:0]])
+    np.testing.assert_array_equal(found.mean, expected.mean)
+    np.testing.assert_array_equal(found.std, expected.std)
+
+
+def test_a_tuple_and_a_tensor_are_one_batch(rng):
+    model, x = model_with(mtl.MMoE(2, 2, (3,))), rng.normal(size=(5, 6)).astype("float32")
+    (expected,) = mtl.analysis.gate_utilisation(model, x)
+    for data in ((x, np.ones(5)), (x, {"a": np.ones(5)}, None), ops.convert_to_tensor(x)):
+        (found,) = mtl.analysis.gate_utilisation(model, data)
+        np.testing.assert_array_equal(found.mean, expected.mean)
+
+
+def test_a_dataset_is_taken_on_any_backend(rng):
+    tf = pytest.importorskip("tensorflow")
+    model, x = model_with(mtl.MMoE(2, 2, (3,))), rng.normal(size=(5, 6)).astype("float32")
+    (expected,) = mtl.analysis.gate_utilisation(model, x)
+    (found,) = mtl.analysis.gate_utilisation(model, tf.data.Dataset.from_tensor_slices((x, x)).batch(2))
+    np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-6)
 
 
 def test_a_frozen_model_has_no_gates_to_report():

@@ -65,6 +65,8 @@ def test_refusals(arguments, message):
 
 # --------------------------------------------------------------------------------------------------------- the callback
 
+OTHERS = {"genre": np.ones(50), "watch": np.full(50, 2.5)}  # labels of the tasks without a GAUC
+
 
 def rows(rng, count=50):
     user = rng.integers(0, 6, (count, 1)).astype("int32")
@@ -76,10 +78,11 @@ def rows(rng, count=50):
 def ranker(missing_value=NAN):
     inputs = {"user": keras.Input((1,), dtype="int32", name="user"), "x": keras.Input((3,), name="x")}
     user = keras.layers.Flatten()(keras.layers.Embedding(6, 2)(inputs["user"]))
-    h = mtl.SharedBottom(3, (4,))(keras.layers.Concatenate()([user, inputs["x"]]))
-    towers = mtl.Towers({"click": (), "buy": (), "genre": mtl.towers.MultiClass(3, ())})
-    model = keras.Model(inputs, towers(h))
+    h = mtl.SharedBottom(4, (4,))(keras.layers.Concatenate()([user, inputs["x"]]))
+    kinds = {"genre": mtl.towers.MultiClass(3, ()), "watch": mtl.towers.Regression(())}
+    model = keras.Model(inputs, mtl.Towers({"click": (), "buy": (), **kinds})(h))
     losses = {**dict.fromkeys(("click", "buy"), "binary_crossentropy"), "genre": "sparse_categorical_crossentropy"}
+    losses["watch"] = "mse"
     model.compile("sgd", **mtl.losses.per_task(losses, missing_value=missing_value), jit_compile=BACKEND == "jax")
     return model
 
@@ -88,10 +91,10 @@ def test_every_epoch_logs_the_gauc_of_the_held_out_rows(rng):
     features, labels = rows(rng)
     model = ranker()
     per_user = GroupedAUC((features, labels), "user", tasks=["buy", "click"], batch_size=25)
-    stop = keras.callbacks.EarlyStopping("val_click_gauc", mode="max", baseline=2.0, patience=2)
-    history = model.fit(
-        features, labels | {"genre": np.ones(50)}, epochs=4, verbose=0, callbacks=[per_user, stop]
-    ).history
+    # Nothing is an improvement after the first epoch: Keras 2 would not stop after one, whatever the baseline.
+    options = {"mode": "max", "baseline": 2.0, "min_delta": 1.0, "patience": 2}
+    stop = keras.callbacks.EarlyStopping("val_click_gauc", **options)
+    history = model.fit(features, labels | OTHERS, epochs=4, verbose=0, callbacks=[per_user, stop]).history
     assert len(history["val_click_gauc"]) == 2  # EarlyStopping has seen it
     predicted = model.predict(features, verbose=0)
     for task in ("click", "buy"):
@@ -100,7 +103,6 @@ def test_every_epoch_logs_the_gauc_of_the_held_out_rows(rng):
         assert history[f"val_{task}_gauc"][-1] == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.needs_tensorflow
 def test_a_data_set_may_be_shuffled_and_have_weights(rng):
     import tensorflow as tf
 
@@ -127,23 +129,58 @@ def test_a_data_set_may_be_shuffled_and_have_weights(rng):
         ),
         ("session", ["click"], r"features=\['user', 'x'\]"),
         ("user", ["like"], r"`tasks` must be among the outputs \['click', 'buy', .*; received: unknown \['like'\]"),
+        (
+            "user",
+            None,
+            "`tasks` must name tasks whose labels are 0 or 1; by default they are all outputs of one column; "
+            "received: 2.5 among the labels of 'watch'",
+        ),
+        ("user", ["watch"], "received: 2.5 among the labels of 'watch'"),
         ("user", ["genre"], r"`data` must have labels of every task in a dict; missing: \['genre'\]"),
     ],
 )
 def test_before_training_it_says_what_is_missing(rng, group, tasks, message):
     features, labels = rows(rng)
-    model = ranker()
+    labels["watch"] = OTHERS["watch"]
+    callback = GroupedAUC((features, labels), group, tasks)
     with pytest.raises(ValueError, match=message):
-        model.fit(
-            features,
-            labels | {"genre": np.ones(50)},
-            verbose=0,
-            callbacks=[GroupedAUC((features, labels), group, tasks)],
-        )
+        ranker().fit(features, labels | OTHERS, verbose=0, callbacks=[callback])
+
+
+def test_of_a_regression_the_labels_outside_its_sample_space_do_not_matter(rng):
+    features, labels = rows(rng)
+    labels["watch"] = np.where(np.arange(50) % 2, labels["click"], 7.0).astype("float32")
+    weights = dict.fromkeys(("click", "watch"), (np.arange(50) % 2).astype("float32"))
+    callback = GroupedAUC((features, labels, weights), "user", ["click", "watch"])
+    callback.set_model(ranker())
+    callback.on_train_begin()
+    assert set(callback.scores()) == {"click", "watch"}
+
+
+def test_data_without_a_batch_are_refused():
+    callback = GroupedAUC([], "user")
+    callback.set_model(ranker())
+    with pytest.raises(ValueError, match="`data` must have at least one batch; received: none"):
+        callback.on_train_begin()
+
+
+def test_one_loss_for_all_tasks_says_for_each_which_labels_are_missing(rng):
+    features, labels = rows(rng)
+    inputs = keras.Input((3,), name="x")
+    model = keras.Model(inputs, mtl.Towers({"click": (), "buy": ()})(mtl.SharedBottom(2, (4,))(inputs)))
+    model.compile("sgd", mtl.losses.MaskedLoss("binary_crossentropy", missing_value=NAN), jit_compile=BACKEND == "jax")
+    callback = GroupedAUC((features["x"], labels), features["user"].ravel())
+    callback.set_model(model)
+    callback.on_train_begin()
+    predicted = model.predict(features["x"], verbose=0)["buy"].ravel()
+    inside = (~np.isnan(labels["buy"])).astype("float64")
+    expected = by_loop(labels["buy"], predicted, features["user"].ravel(), inside)
+    assert callback.scores()["buy"] == pytest.approx(expected, abs=1e-9)
 
 
 def test_by_default_all_outputs_of_one_column_are_judged(rng):
     features, labels = rows(rng)
+    labels["watch"] = labels["click"]
     callback = GroupedAUC((features, labels), "user")
     callback.set_model(ranker())
-    assert list(callback.scores()) == ["click", "buy"]
+    assert list(callback.scores()) == ["click", "buy", "watch"]

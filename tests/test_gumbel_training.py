@@ -197,6 +197,7 @@ DENSE = {"num_tasks": 2, "num_components": 3}
             "`hidden_units` must be a number, or a sequence with an entry for each of the",
         ),
         ({"p_init": 0}, "`p_init` must be above 0 and below 1; received: p_init=0"),
+        ({"num_components": ()}, "`num_components` must have a number for each of one or more levels; received: nu"),
         ({"p_init": 1.0}, "`p_init` must be above 0 and below 1; received: p_init=1.0"),
         ({"temperature": 0}, "`temperature` must be above 0, a Keras schedule or None; received: temperature=0"),
         ({"temperature": "cold"}, "`temperature` must be above 0, a Keras schedule or None; received: temperature='co"),
@@ -244,6 +245,14 @@ def test_an_input_of_another_shape_is_refused(shape):
     assert str(caught.value) == (
         f"`inputs` must be [batch, dim] or [batch, num_tasks, dim]; received: shape={shape}, num_tasks=2"
     )
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 3, 5), (4, 2, 5, 5)])
+def test_a_built_layer_refuses_it_too(rng, shape):
+    layer = made(rng, 2, 3)
+    with pytest.raises(ValueError, match=r"`inputs` must be \[batch, dim\] or \[batch, num_tasks, dim\]; received: sh"):
+        layer.call(np.ones(shape, "float32"))
+    assert tuple(layer(np.ones((4, 2, 5), "float32")).shape)[:2] == (4, 2)
 
 
 def test_a_task_that_is_none_is_refused(rng):

@@ -35,6 +35,12 @@ class Transposed(keras.layers.Layer):
         (lambda: keras.layers.Dense(4), (5,), 5 * 4),
         (lambda: keras.layers.Dense(4), (3, 5), 3 * 5 * 4),
         (lambda: keras.layers.BatchNormalization(), (5,), 0),
+        # Outputs, times the window, times the channels that each output reads.
+        (lambda: keras.layers.Conv1D(4, 3), (8, 2), (6 * 4) * 3 * 2),
+        (lambda: keras.layers.Conv2D(4, (2, 3), strides=2, padding="same"), (6, 5, 3), (3 * 3 * 4) * (2 * 3) * 3),
+        (lambda: keras.layers.Conv3D(2, 2), (3, 3, 3, 2), (8 * 2) * 8 * 2),
+        (lambda: keras.layers.DepthwiseConv2D(3, depth_multiplier=2), (5, 5, 4), (3 * 3 * 8) * 9),
+        (lambda: keras.layers.SeparableConv1D(6, 3), (5, 4), (3 * 4) * 3 + (3 * 6) * 4),
         (lambda: mtl.Experts(3, (4, 2)), (5,), 3 * (5 * 4 + 4 * 2)),
         (lambda: mtl.Experts(3, (4,)), (3, 5), 3 * 5 * 4),
         (lambda: mtl.Towers({"a": (4,), "b": ()}), (2, 5), (5 * 4 + 4) + 5),

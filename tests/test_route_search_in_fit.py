@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LEGACY
+from conftest import BACKEND, LEGACY
 from killing import Kill, Killed
 from reference import array
 from route_models import (
@@ -71,6 +71,36 @@ def test_training_steps_take_the_sampled_route_and_all_else_the_most_likely(tmp_
     assert supernet.derive().blocks[0].values == (0,)
     # A later fit without a search goes on with the route found, and not with the one sampled last.
     assert model.fit(x, y, batch_size=4, verbose=0).history["loss"] == pytest.approx([1.0])
+
+
+@pytest.mark.parametrize("kept_by", ["a file", "EarlyStopping"])
+def test_weights_kept_in_the_middle_of_a_search_have_the_most_likely_route_in_force(tmp_path, kept_by):
+    model, supernet = constant_model(NUMBERS)
+    likely = next(n for n in range(3) if prediction_of(supernet, n, NUMBERS) == 10.0)
+    alpha = np.zeros((1, 3), "float32")
+    alpha[0, likely] = 0.1
+    supernet.alpha.assign(alpha)
+    (x, y), sampled, kept = constant_data(4), [], []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            sampled.append(int(array(supernet.route)[0]))
+
+        def on_epoch_end(self, epoch, logs=None):
+            kept.append(int(array(supernet.route)[0]))
+
+    callbacks = [mtl.RouteSearch([(x, y)], mean_square, start_step=NEVER), Watch()]
+    if kept_by == "a file":
+        callbacks += [keras.callbacks.ModelCheckpoint(str(tmp_path / "{epoch}.keras"))]
+    else:
+        stop = {"monitor": "loss", "mode": "min", "patience": 8, "restore_best_weights": True}
+        callbacks += [keras.callbacks.EarlyStopping(**stop)]
+    model.fit(x, y, batch_size=4, epochs=8, verbose=0, callbacks=callbacks)
+    assert len(set(sampled)) == 3 and kept == [likely] * 8
+    if kept_by == "a file":
+        model = keras.models.load_model(tmp_path / f"{1 + next(i for i in range(8) if sampled[i] != likely)}.keras")
+    # The loss that a plain `fit` begins with is that of the most likely route.
+    assert model.fit(x, y, batch_size=4, verbose=0).history["loss"] == pytest.approx([100.0])
 
 
 def test_a_search_compiles_nothing_again_after_its_first_step():
@@ -233,7 +263,6 @@ def test_two_replicas_search_as_one_device_does():
     assert done.stdout.strip().endswith("equal"), done.stdout + done.stderr
 
 
-@pytest.mark.needs_tensorflow
 def test_batches_of_a_dataset_with_weights_and_plain_losses_are_scored():
     import tensorflow as tf
 
@@ -243,7 +272,7 @@ def test_batches_of_a_dataset_with_weights_and_plain_losses_are_scored():
     weights = {"b": np.ones(32, "float32"), "a": (np.arange(32) % 2).astype("float32")}
     data = tf.data.Dataset.from_tensor_slices((x, y, weights)).batch(20)
     model, supernet = real_model(adam(), SMALL)
-    model.compile("sgd", dict.fromkeys(y, "binary_crossentropy"))
+    model.compile("sgd", dict.fromkeys(y, "binary_crossentropy"), jit_compile=BACKEND == "jax")
     for reward in ("loss", "auc"):
         model.fit(x, y, batch_size=16, verbose=0, callbacks=[mtl.RouteSearch(data, reward)])
         assert array(supernet.search_skipped) == 0

@@ -2,8 +2,18 @@
 
 import numpy as np
 import pytest
+from conftest import BACKEND
 from reference import array
-from route_models import constant_data, constant_model, mean_square, real_data, real_model, search, supernet_of
+from route_models import (
+    compiled,
+    constant_data,
+    constant_model,
+    mean_square,
+    real_data,
+    real_model,
+    search,
+    supernet_of,
+)
 
 import mtl_layers as mtl
 from mtl_layers._keras import keras, ops
@@ -75,6 +85,62 @@ def test_what_cannot_be_scored_is_refused(arguments, text):
     assert not array(supernet.alpha).any()
 
 
+def test_a_regression_has_no_auc():
+    model, _ = constant_model((1.0, 10.0))
+    with pytest.raises(
+        ValueError,
+        match=r'`reward` must not be "auc" where a task is a regression: give "loss" or a callable; received: \[.a.\]',
+    ):
+        search(model, constant_data(4), 2, [constant_data(2)])
+    search(model, constant_data(4), 2, [constant_data(2)], reward="loss")
+
+
+def test_a_regression_without_a_loss_does_not_matter():
+    inputs = keras.Input((4,))
+    towers = mtl.Towers({"b": (), "a": mtl.towers.Regression(())})
+    model = keras.Model(inputs, towers(mtl.RouteSupernet(2, 1, 2, 3)(inputs)))
+    model = compiled(model, ("b",), "adam", "binary_crossentropy")
+    x, y = real_data(16)
+    y["a"] += 0.5
+    search(model, (x, y), 8, [(x, y)])
+    assert np.isfinite(array(supernet_of(model).alpha)).all()
+
+
+def towerless(units=1):
+    inputs = keras.Input((4,))
+    hidden = mtl.RouteSupernet(2, 1, 2, 3)(inputs)
+    outputs = {task: keras.layers.Dense(units, "sigmoid")(hidden[:, k]) for k, task in enumerate(("b", "a"))}
+    model = keras.Model(inputs, outputs)
+    losses = mtl.losses.per_task(dict.fromkeys(("b", "a"), "mse"), missing_value=float("nan"))
+    model.compile("sgd", **losses, jit_compile=BACKEND == "jax")
+    return model
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_labels_that_are_no_classes_are_told_before_the_first_step(weighted):
+    (x, y), model = real_data(8), towerless()
+    y["a"][:2] = float("nan")  # missing
+    y["a"][5] = 2.5
+    outside = (np.arange(8) != 5).astype("float32")
+    weights = [{"b": np.ones(8, "float32"), "a": outside}] if weighted else []
+    if weighted:
+        search(model, real_data(8), 8, [(x, y, *weights)])
+        return
+    with pytest.raises(
+        ValueError,
+        match=r'`reward` must not be "auc" where labels are not 0 or 1: give "loss" or a callable; '
+        "received: 2.5 among the labels of 'a'",
+    ):
+        search(model, real_data(8), 8, [(x, y)])
+    assert array(supernet_of(model).search_step) == 0
+
+
+def test_several_classes_have_no_auc():
+    x, y = real_data(8)
+    with pytest.raises(ValueError, match=r'must not be "auc" where a task has several classes: give "loss" or'):
+        search(towerless(units=2), (x, y), 8, [(x, y)])
+
+
 def test_a_model_that_has_diverged_is_told():
     model, supernet = real_model(adam(), SMALL)
     supernet.stem.kernels[0].assign(np.full(supernet.stem.kernels[0].shape, np.nan))
@@ -124,6 +190,14 @@ def test_several_steps_per_execution_are_refused():
         ({"reward": "f1"}, '`reward` must be "auc", "loss" or a callable; received: reward=\'f1\''),
         ({"baseline_decay": 1.0}, r"`baseline_decay` must be in \[0, 1\); received: baseline_decay=1.0"),
         ({"routes_per_step": 0}, "`routes_per_step` must be an integer of at least 1; received: routes_per_step=0"),
+        ({"seed": None}, "`seed` must be an integer of at least 0; received: seed=None"),
+        ({"seed": -1}, "`seed` must be an integer of at least 0; received: seed=-1"),
+        (
+            {"validation_data": real_data(8)},
+            r"`validation_data` must be batches, such as a tf.data.Dataset, or \[\(features, labels\)\] for one batch; "
+            "received: a tuple that begins with ndarray",
+        ),
+        ({"validation_data": ({"x": np.ones(3)}, {})}, "received: a tuple that begins with dict"),
         ({"start_step": -1}, "`start_step` must be an integer of at least 0; received: start_step=-1"),
         (
             {"reward": mean_square, "per_task_credit": True},

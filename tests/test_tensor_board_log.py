@@ -81,6 +81,17 @@ def test_gates_below_the_last_level_are_numbered(tmp_path):
     assert {tag.split("/")[2] for tag in kinds if tag.startswith("gates/level_1/")} == set(TASKS)
 
 
+@pytest.mark.parametrize(
+    ("sharing", "experts"), [(lambda: mtl.OMoE(2, 3, (3,)), (0, 1, 2)), (lambda: mtl.SharedBottom(2, (3,)), (0,))]
+)
+def test_a_gate_of_all_tasks_is_no_tasks_own(tmp_path, sharing, experts):
+    model, (x, y) = model_with(sharing()), data()
+    model.fit(x, y, verbose=0, callbacks=[mtl.analysis.TensorBoardLog(tmp_path, x)])
+    kinds, values = events(tmp_path)
+    assert set(kinds) == {"gates/level_0", *(f"gates/level_0/gate_0/expert_{expert}" for expert in experts)}
+    assert sum(float(values[f"gates/level_0/gate_0/expert_{expert}"][0]) for expert in experts) == pytest.approx(1.0)
+
+
 def test_a_route_is_a_picture_and_a_text(tmp_path):
     supernet = mtl.RouteSupernet(2, 1, 2, 3, name="routed")
     model, (x, y) = model_with(supernet), data()

@@ -52,7 +52,7 @@ def expert_similarity(model, data):
 
     Args:
         model: A functional model whose outputs are those of `mtl.Towers` on a mixture of experts.
-        data: A `tf.data.Dataset` of batches of features (or of tuples that begin with them), or one batch.
+        data: A `tf.data.Dataset` or a list of batches of features (or of tuples that begin with them), or one batch.
 
     Returns:
         An `ExpertSimilarity` per level, from the input to the towers.

@@ -12,7 +12,8 @@ from mtl_layers.analysis._sharing_inputs import sharing_inputs
 class GateUtilisation:
     """Mean and standard deviation of every gate weight of one level, each `[gates, experts]`.
 
-    `read` is False where a gate does not read an expert; the gates of the last level are those of the tasks, in order.
+    `read` is False where a gate does not read an expert. The gates of the last level are those of the tasks, in order;
+    of a layer that gives all tasks the same, such as `OMoE`, it is one gate.
     `entropy` `[gates]` is the mean over rows of the entropy of a gate's weights, in nats: 0 where it takes a single
     expert for each row, though it may be another one every time.
     """
@@ -33,7 +34,7 @@ def gate_utilisation(model, data):
 
     Args:
         model: A functional model whose outputs are those of `mtl.Towers` on a sharing layer with gates.
-        data: A `tf.data.Dataset` of batches of features (or of tuples that begin with them), or one batch.
+        data: A `tf.data.Dataset` or a list of batches of features (or of tuples that begin with them), or one batch.
 
     Returns:
         One `GateUtilisation` per level, from the input to the towers.
@@ -76,7 +77,7 @@ def plot_gate_utilisation(utilisation, gate_names, axes, title=None, expert_name
 
     Args:
         utilisation: A `GateUtilisation`.
-        gate_names: A name for each gate; for the last level the names of the tasks.
+        gate_names: A name for each gate; for the last level the names of the tasks, where each has a gate.
         axes: The matplotlib axes to draw on.
         title: Defaults to `None`.
         expert_names: A name for each expert. Defaults to `None`, their numbers.

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mtl_layers._keras import keras
+from mtl_layers._keras import BACKEND, keras
 from mtl_layers.analysis.gauc import gauc
 from mtl_layers.losses import MaskedLoss
 
@@ -25,7 +25,7 @@ class GroupedAUC(keras.callbacks.Callback):
 
     Raises:
         ValueError: If the features have no column `group`, labels lack a task, `tasks` names one that the model does
-            not have, or as `gauc`.
+            not have or whose labels are not 0 or 1, or as `gauc`.
 
     Example:
         >>> held_out = rows, {"click": np.array([0.0, 1.0, 0.0, 1.0, 0.0])}
@@ -42,7 +42,10 @@ class GroupedAUC(keras.callbacks.Callback):
         self._supports_tf_logs = True  # else Keras 2 hands out copies, and EarlyStopping does not see ours
 
     def on_train_begin(self, logs=None):
-        self._check(next(iter(self._batches())), self._tasks())  # not only after an epoch
+        first = next(iter(self._batches()), None)
+        if first is None:
+            raise ValueError("`data` must have at least one batch; received: none")
+        self._check(first, self._tasks())  # not only after an epoch
 
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None:
@@ -57,14 +60,16 @@ class GroupedAUC(keras.callbacks.Callback):
         for batch in self._batches():
             self._check(batch, tasks)
             features, labels, weights = batch
+            if BACKEND == "jax":
+                import jax
+
+                features = jax.tree.map(np.asarray, features)  # JAX takes no tensors of a tf.data.Dataset
             predicted = self.model.predict_on_batch(features)
             if isinstance(self.group, str):
                 groups.append(np.ravel(np.asarray(features[self.group])))
             for task in tasks:
-                label, score = np.ravel(np.asarray(labels[task])), np.ravel(predicted[task])
-                weight = weights[task] if isinstance(weights, dict) else weights
-                weight = np.ones(len(label)) if weight is None else np.ravel(np.asarray(weight))
-                columns[task].append((label, score, np.where(self._missing(task, label), 0.0, weight)))
+                label, weight = self._labels(task, labels, weights)
+                columns[task].append((label, np.ravel(predicted[task]), weight))
         groups = np.concatenate(groups) if groups else self.group
         found = {}
         for task, parts in columns.items():
@@ -85,7 +90,7 @@ class GroupedAUC(keras.callbacks.Callback):
             yield tuple(_rows(part, slice(start, start + self.batch_size)) for part in (features, labels, weights))
 
     def _check(self, batch, tasks):
-        features, labels, _ = batch
+        features, labels, weights = batch
         if isinstance(self.group, str) and (not isinstance(features, dict) or self.group not in features):
             known = sorted(features) if isinstance(features, dict) else type(features).__name__
             raise ValueError(
@@ -95,6 +100,14 @@ class GroupedAUC(keras.callbacks.Callback):
         missing = [task for task in tasks if not isinstance(labels, dict) or task not in labels]
         if missing:
             raise ValueError(f"`data` must have labels of every task in a dict; missing: {missing}")
+        for task in tasks:
+            own, of_rows = self._labels(task, labels, weights)
+            inside = own[of_rows != 0]
+            if not np.isin(inside, (0, 1)).all():
+                raise ValueError(
+                    "`tasks` must name tasks whose labels are 0 or 1; by default they are all outputs of one column; "
+                    f"received: {inside[~np.isin(inside, (0, 1))][0]} among the labels of {task!r}"
+                )
 
     def _tasks(self):
         outputs = self.model.output
@@ -106,12 +119,17 @@ class GroupedAUC(keras.callbacks.Callback):
             raise ValueError(f"`tasks` must be among the outputs {list(outputs)}; received: unknown {unknown}")
         return tasks
 
-    def _missing(self, task, labels):
-        loss = self.model.loss.get(task) if isinstance(self.model.loss, dict) else None
+    def _labels(self, task, labels, weights):
+        """The labels of a task and the weights of its rows, 0 where the label is missing."""
+        labels = np.ravel(np.asarray(labels[task]))
+        weights = weights[task] if isinstance(weights, dict) else weights
+        weights = np.ones(len(labels)) if weights is None else np.ravel(np.asarray(weights))
+        loss = self.model.loss.get(task) if isinstance(self.model.loss, dict) else self.model.loss
         value = loss.missing_value if isinstance(loss, MaskedLoss) else None
         if value is None:
-            return np.zeros(len(labels), bool)
-        return np.isnan(labels) if np.isnan(value) else labels == value
+            return labels, weights
+        missing = np.isnan(labels) if np.isnan(value) else labels == value
+        return labels, np.where(missing, 0.0, weights)
 
 
 def _rows(part, rows):

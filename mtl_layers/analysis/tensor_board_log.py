@@ -17,8 +17,9 @@ class TensorBoardLog(keras.callbacks.Callback):
 
     Of a mixture of experts or a route, if it is given `data`: the mean weight of every gate for every expert it reads,
     as scalars `gates/level_<l>/<gate>/expert_<e>` and as a heat map `gates/level_<l>`; gates of the last level go by
-    the names of the tasks. Of every `RouteSupernet`: the most likely route, as a picture `routes/<layer>` and as text
-    `route_text/<layer>`. Of every `GumbelMatrix`: the probabilities, as a heat map `allocations/<layer>`.
+    the names of the tasks, where each has one. Of every `RouteSupernet`: the most likely route, as a picture
+    `routes/<layer>` and as text `route_text/<layer>`. Of every `GumbelMatrix`: the probabilities, as a heat map
+    `allocations/<layer>`.
 
     Scalars of routes, allocations and masks are in the logs that `mtl.RouteSearch`, `AllocationLog` and `MaskLog` write
     for all callbacks; `keras.callbacks.TensorBoard` with the same directory puts them beside these. Needs `tensorboard`
@@ -49,7 +50,7 @@ class TensorBoardLog(keras.callbacks.Callback):
         )
         self._tasks = list(towers[0].task_names) if len(towers) == 1 else []
         if self.data is not None:
-            _, sharing = trace(model)
+            *_, sharing = trace(model)
             if not hasattr(sharing, "gate_weights"):
                 raise ValueError(
                     "`data` must be None for a model without gates; "
@@ -90,7 +91,9 @@ class TensorBoardLog(keras.callbacks.Callback):
         levels = gate_utilisation(self.model, self.data)
         for depth, level in enumerate(levels):
             last = depth + 1 == len(levels)
-            names = self._tasks if last else [f"gate_{number}" for number in range(len(level.mean))]
+            # Of a mixture that all tasks read there is one gate, and not one for each.
+            named = last and len(self._tasks) == len(level.mean)
+            names = self._tasks if named else [f"gate_{number}" for number in range(len(level.mean))]
             for gate, expert in np.argwhere(level.read):
                 self._summary.scalar(f"gates/level_{depth}/{names[gate]}/expert_{expert}", level.mean[gate, expert])
             weights = np.where(level.read, level.mean, np.nan)

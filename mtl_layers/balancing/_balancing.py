@@ -1,5 +1,7 @@
 """What all ways to balance tasks have in common."""
 
+from collections.abc import Iterable
+
 from mtl_layers._keras import keras, ops
 
 
@@ -15,7 +17,7 @@ class Balancing(keras.layers.Layer):
     def __init__(self, tasks, **kwargs):
         # Losses and their weights are float32 whatever the policy of the model.
         super().__init__(**{"dtype": "float32", **kwargs})
-        tasks = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+        tasks = names_of("tasks", tasks)
         if not tasks or len(set(tasks)) != len(tasks) or any(not isinstance(t, str) or not t for t in tasks):
             raise ValueError(f"`tasks` must be distinct names of tasks; received: tasks={tasks!r}")
         self.tasks = tasks
@@ -58,6 +60,13 @@ class Balancing(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "tasks": list(self.tasks)}
+
+
+def names_of(argument, names):
+    """Names of tasks as a tuple; a name alone stands for itself."""
+    if not isinstance(names, Iterable):
+        raise ValueError(f"`{argument}` must be a list of names of tasks; received: {argument}={names!r}")
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def now(variable):

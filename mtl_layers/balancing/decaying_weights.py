@@ -36,6 +36,8 @@ class DecayingWeights(Balancing):
     """
 
     def __init__(self, weights, decay=1.0, steps=1, **kwargs):
+        if not isinstance(weights, dict):
+            raise ValueError(f"`weights` must be a dict from task names to numbers; received: weights={weights!r}")
         super().__init__(weights, **kwargs)
         decay = decay if isinstance(decay, dict) else dict.fromkeys(self.tasks, decay)
         if set(decay) != set(self.tasks):

@@ -18,8 +18,9 @@ class GradNorm(Balancing):
     w      <- w - Adam(dL_grad / dw), then scaled to sum to T
     ```
 
-    Weights start at 1 and are kept at 0.001 or above. The model is trained on sum_k w_k L_k. A batch without a row of
-    a task (its loss is 0) does not pull at the task's weight.
+    Weights start at 1 and are kept at 0.001 or above. The model is trained on sum_k w_k L_k. A task without a row in a
+    batch (its loss is 0) is left out of that batch's means and does not pull at its own weight, though the optimizer's
+    momentum may still move it a little.
 
     On the TensorFlow backends only (Keras 3 and tf_keras). A step has a backward pass for each task, and holds all
     their gradients. An embedding row that a batch looks up several times has one gradient, their sum; in a plain model
@@ -74,14 +75,16 @@ class GradNorm(Balancing):
         """`norms`: of the gradients of the losses without their weights."""
         import tensorflow as tf
 
+        present = tf.cast(losses != 0.0, "float32")  # an absent task in the means would pull at all others
+        count = tf.maximum(tf.reduce_sum(present), 1.0)
         first = now(self.first_loss)
         first = tf.where(first == 0.0, losses, first)
         self.first_loss.assign(first)
         progress = tf.math.divide_no_nan(losses, first)
-        rate = tf.math.divide_no_nan(progress, tf.reduce_mean(progress))
+        rate = tf.math.divide_no_nan(progress, tf.reduce_sum(progress * present) / count)
         scaled = weights * norms
-        target = tf.reduce_mean(scaled) * rate**self.alpha
-        slope = tf.sign(scaled - target) * norms  # of L_grad at w
+        target = tf.reduce_sum(scaled * present) / count * rate**self.alpha
+        slope = present * tf.sign(scaled - target) * norms  # of L_grad at w
         self.optimizer.apply_gradients([(slope, self.task_weight)])
         moved = tf.maximum(now(self.task_weight), MINIMUM)
         self.task_weight.assign(moved * len(self.tasks) / tf.reduce_sum(moved))

@@ -1,7 +1,7 @@
 """Loss weights learned as the noise of each task."""
 
 from mtl_layers._keras import ops, register
-from mtl_layers.balancing._balancing import Balancing
+from mtl_layers.balancing._balancing import Balancing, names_of
 
 
 @register
@@ -16,7 +16,7 @@ class UncertaintyWeighting(Balancing):
 
     Weights may go below 1 and above. At the minimum a regression's exp(s_k) is its mean squared error. The loss has
     log-variances in it and may be negative: to choose an epoch, look at the tasks' own losses. A batch without a row of
-    a task (its loss is 0) leaves the task's s_k alone.
+    a task (its loss is 0) has no gradient for the task's s_k, though the optimizer's momentum may move it a little.
 
     Args:
         tasks: Names of the tasks.
@@ -38,7 +38,7 @@ class UncertaintyWeighting(Balancing):
 
     def __init__(self, tasks, regression=(), **kwargs):
         super().__init__(tasks, **kwargs)
-        self.regression = tuple(regression)
+        self.regression = names_of("regression", regression)
         unknown = [task for task in self.regression if task not in self.tasks]
         if unknown:
             raise ValueError(f"`regression` must name tasks among {list(self.tasks)}; received: {unknown}")

@@ -1,5 +1,7 @@
 """One step of REINFORCE on the routes of a supernet, compiled: score routes on a validation batch, move `alpha`."""
 
+import numpy as np
+
 from mtl_layers._keras import BACKEND, ops
 
 
@@ -71,6 +73,9 @@ def _jax_scores(model, supernet, reward):
     """The same as a compiled function of the model's variables."""
     import jax
 
+    def on_device(leaf):
+        return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)  # JAX takes no tensors of a tf.data.Dataset
+
     def stateless(trainable, others, inputs, labels, weights, routes):
         found = []
         for route in routes:
@@ -84,7 +89,8 @@ def _jax_scores(model, supernet, reward):
     def scores(inputs, labels, weights, routes):
         trainable = [variable.value for variable in model.trainable_variables]
         others = [variable.value for variable in model.non_trainable_variables]
-        return compiled(trainable, others, inputs, labels, weights, routes)
+        batch = jax.tree.map(on_device, (inputs, labels, weights))
+        return compiled(trainable, others, *batch, routes)
 
     return scores
 

@@ -1,5 +1,7 @@
 """How good a route is on a validation batch: one number per task."""
 
+import numpy as np
+
 from mtl_layers._keras import ops
 from mtl_layers.losses import MaskedLoss, exact_auc
 from mtl_layers.losses._sample_space import sample_space
@@ -28,6 +30,31 @@ def reward_function(model, reward):
         )
 
     return rewards
+
+
+def check_labels(model, batch):
+    """Refuses labels without classes on the first batch, since their AUC is a number that says nothing."""
+    _, labels, *weights = batch
+    labels, outputs, losses = _by_task(model, labels, model.output)
+    for task, loss in losses.items():
+        if outputs[task].shape[-1] != 1:
+            continue  # several classes are refused when they are scored
+        own = np.asarray(labels[task])
+        given = _of_task(weights[0], task) if weights else None
+        inside, _ = sample_space(
+            own,
+            np.zeros((len(own), 1), "float32"),
+            None if given is None else np.asarray(given),
+            missing_value=loss.missing_value,
+            require_weights=loss.require_weights,
+            name="the validation batch",
+        )
+        inside = ops.convert_to_numpy(inside)  # 0 outside
+        if not np.isin(inside, (0, 1)).all():
+            raise ValueError(
+                '`reward` must not be "auc" where labels are not 0 or 1: give "loss" or a callable; '
+                f"received: {inside[~np.isin(inside, (0, 1))][0]} among the labels of {task!r}"
+            )
 
 
 def _one(reward, labels, predictions, loss, weights):

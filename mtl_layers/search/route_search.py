@@ -7,10 +7,10 @@ import numpy as np
 from mtl_layers._checks import check_positive
 from mtl_layers._keras import keras
 from mtl_layers.search.reinforce import reinforce_function
-from mtl_layers.search.rewards import reward_function, rewarded
+from mtl_layers.search.rewards import check_labels, reward_function, rewarded
 from mtl_layers.sharing import RouteSupernet
 from mtl_layers.sharing._route_policy import probabilities_of
-from mtl_layers.towers import Towers
+from mtl_layers.towers import Regression, Towers
 
 
 class RouteSearch(keras.callbacks.Callback):
@@ -25,13 +25,15 @@ class RouteSearch(keras.callbacks.Callback):
 
     Paper-exact by default. The search's state (`alpha`, the optimizer's, the baseline, the step) lives in the supernet
     and is saved with the model; sampling depends on `seed` and the step alone, so a search that was killed and resumed
-    gives the same route. Validation and `predict` use the most likely route at all times.
+    gives the same route. Validation and `predict` use the most likely route at all times. At the end of each epoch it
+    is put in force for training, too: list the search before ModelCheckpoint and EarlyStopping, or the weights that
+    they keep have the route sampled last, which a later `fit` without a search would train.
 
     Args:
-        validation_data: A `tf.data.Dataset` of batches `(features, labels)` or `(features, labels, weights)`, in an
-            order of its own; the search cycles through it.
-        reward: `"auc"`, the exact AUC summed over tasks; `"loss"`, minus the loss summed over tasks; or a callable of
-            labels and predictions that gives a scalar. Defaults to `"auc"`.
+        validation_data: A `tf.data.Dataset` or a list of batches `(features, labels)` or `(features, labels, weights)`,
+            in an order of its own; the search cycles through it.
+        reward: `"auc"`, the exact AUC summed over tasks, which must all be binary; `"loss"`, minus the loss summed over
+            tasks; or a callable of labels and predictions that gives a scalar. Defaults to `"auc"`.
         optimizer: A Keras optimizer for `alpha`. Defaults to `None`, Adam with a learning rate of 0.01. A supernet
             that has been searched keeps the optimizer of its first search, with its state.
         baseline_decay: Decay of the moving average of rewards, in [0, 1). Defaults to `0.9`.
@@ -54,8 +56,9 @@ class RouteSearch(keras.callbacks.Callback):
     validation batch, or for `"loss"` every label): such a task is left out of that step, and its baseline stays.
 
     Raises:
-        ValueError: If the model has no `RouteSupernet` or several, the validation data are empty, a reward is not
-            finite, `steps_per_execution` is above 1, or an argument is out of range.
+        ValueError: If the model has no `RouteSupernet` or several, the validation data are empty or no batches, a task
+            has no AUC for a reward, a reward is not finite, `steps_per_execution` is above 1, or an argument is out of
+            range.
 
     Example:
         >>> search = mtl.RouteSearch(validation_data=[], reward="loss", routes_per_step=4, uniform_training=True)
@@ -86,6 +89,11 @@ class RouteSearch(keras.callbacks.Callback):
             raise ValueError(f"`subnetwork_cost` must be at least 0; received: subnetwork_cost={subnetwork_cost!r}")
         if per_task_credit and callable(reward):
             raise ValueError('`per_task_credit` needs a reward per task, "auc" or "loss"; received: a callable')
+        if isinstance(validation_data, tuple) and validation_data and _is_features(validation_data[0]):
+            raise ValueError(
+                "`validation_data` must be batches, such as a tf.data.Dataset, or [(features, labels)] for one batch; "
+                f"received: a tuple that begins with {type(validation_data[0]).__name__}"
+            )
         if iter(validation_data) is validation_data:
             raise ValueError(
                 "`validation_data` must be iterable again and again, such as a tf.data.Dataset or a list of batches; "
@@ -95,7 +103,7 @@ class RouteSearch(keras.callbacks.Callback):
         self.reward = reward
         self.optimizer = keras.optimizers.get(optimizer or keras.optimizers.Adam(0.01))
         self.baseline_decay = baseline_decay
-        self.seed = seed
+        self.seed = check_positive("seed", seed, minimum=0)
         self.uniform_training = uniform_training
         self.routes_per_step = check_positive("routes_per_step", routes_per_step)
         self.start_step = check_positive("start_step", start_step, minimum=0)
@@ -114,6 +122,12 @@ class RouteSearch(keras.callbacks.Callback):
                 raise ValueError(
                     f"`model` must have at most {self.supernet.num_tasks} outputs with a loss, as many as the supernet "
                     f"has tasks, unless the reward is a callable; received: {names}"
+                )
+            numbers = [name for name in names if name in _regressions(model)]
+            if self.reward == "auc" and numbers:
+                raise ValueError(
+                    '`reward` must not be "auc" where a task is a regression: give "loss" or a callable; '
+                    f"received: {numbers}"
                 )
             if self.per_task_credit:
                 # For each reward, in the order in which the model gives predictions, the tasks it depends on.
@@ -137,8 +151,11 @@ class RouteSearch(keras.callbacks.Callback):
         reward = reward_function(self.model, self.reward)
         self._reinforce = reinforce_function(self.model, self.supernet, self.optimizer, reward, self.baseline_decay)
         self._batches = None
-        if next(iter(self.validation_data), None) is None:
+        first = next(iter(self.validation_data), None)
+        if first is None:
             raise ValueError("`validation_data` must have at least one batch; received: none")
+        if self.reward == "auc":
+            check_labels(self.model, first)
 
     def on_epoch_begin(self, epoch, logs=None):
         # From here on the search alone moves its state, which is not read again in each step.
@@ -166,6 +183,7 @@ class RouteSearch(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self._sync()
+        self._take_most_likely()
         if logs is None:
             return
         logs.update(self._summary(self._rewards))
@@ -175,8 +193,12 @@ class RouteSearch(keras.callbacks.Callback):
         logs["search_skipped"] = int(self.supernet.search_skipped.numpy())
 
     def on_train_end(self, logs=None):
-        # Else a later `fit` without a search would go on with whatever route was sampled last.
+        # Once more: an epoch may have ended early, and another callback may have restored weights.
         self._sync()
+        self._take_most_likely()
+
+    def _take_most_likely(self):
+        # Else a later `fit` without a search, of these weights or of a file with them, would train a sampled route.
         self.supernet.route.assign(self.supernet.alpha.numpy().argmax(axis=-1).astype("int32"))
 
     # ---------------------------------------------------------------------------------------------------- one step
@@ -242,6 +264,16 @@ def _layers(model):
     for layer in model.layers:
         yield layer
         yield from _layers(layer) if isinstance(layer, keras.Model) else ()
+
+
+def _regressions(model):
+    """Names of the tasks that are a regression, as far as `Towers` know."""
+    towers = [layer for layer in _layers(model) if isinstance(layer, Towers)]
+    return {name for layer in towers for name, task in layer.tasks if isinstance(task, Regression)}
+
+
+def _is_features(value):
+    return isinstance(value, dict) or hasattr(value, "shape")
 
 
 def _cycle(data, skip):

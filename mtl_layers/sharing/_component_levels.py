@@ -20,18 +20,24 @@ class ComponentLevels(keras.layers.Layer):
     def build(self, input_shape):
         if self.entry_rank is None:
             self.entry_rank = len(input_shape)
-        stacked = len(input_shape) == self.entry_rank + 1 and input_shape[1] == self.num_tasks
-        if len(input_shape) != self.entry_rank and not stacked:
-            raise ValueError(
-                "`inputs` must be [batch, dim] or [batch, num_tasks, dim]; "
-                f"received: shape={tuple(input_shape)}, num_tasks={self.num_tasks}"
-            )
+        self._is_stacked(input_shape)
         self._input_shape = tuple(input_shape)
         for level, shape in self._levels_and_shapes(input_shape):
             level.build(shape)
         self.matrices.build()
         self.step = self.add_weight(name="step", shape=(), initializer="zeros", trainable=False, dtype="int32")
         self.built = True
+
+    def _is_stacked(self, shape):
+        """Whether an input has an entry for each task; one that has neither one nor as many is refused."""
+        stacked = len(shape) == self.entry_rank + 1 and shape[1] in (self.num_tasks, None)
+        if len(shape) != self.entry_rank and not stacked:
+            entry = "dim" if self.entry_rank == 2 else "..."
+            raise ValueError(
+                f"`inputs` must be [batch, {entry}] or [batch, num_tasks, {entry}]; "
+                f"received: shape={tuple(shape)}, num_tasks={self.num_tasks}"
+            )
+        return stacked
 
     def _levels_and_shapes(self, input_shape):
         """Each level and the shape of one task's input to it."""
@@ -41,7 +47,7 @@ class ComponentLevels(keras.layers.Layer):
             shape = level.entry_shape(shape)
 
     def call(self, inputs, task=None, training=None):
-        stacked = len(inputs.shape) > self.entry_rank
+        stacked = self._is_stacked(inputs.shape)  # `build` has seen the first input, and not this one
         if task is not None and stacked:
             raise ValueError(
                 f"`inputs` must be [batch, ...] where `task` is given; received: shape={tuple(inputs.shape)}"

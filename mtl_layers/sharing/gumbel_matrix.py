@@ -67,6 +67,10 @@ class GumbelMatrix(ExpertArguments, ComponentLevels):
     Where each sample belongs to one task, call the layer as `layer(x, task=task)`, with an integer for the whole batch
     or an integer tensor with one for each row. It then gives `[batch, ...]`, each row for its own task.
 
+    Call it once in a model: every call adds the penalties anew and counts as a batch of training. In place of a call
+    for each task, put the rows of all tasks into one, with a tensor as `task`. Where a model must call it n times,
+    divide `budget_weight` and `entropy_weight` by n, and give a `temperature` for n times as many batches.
+
     Raises:
         ValueError: If an argument is out of range, the shapes of the components differ, or a task to be frozen has no
             component.
@@ -127,6 +131,11 @@ class GumbelMatrix(ExpertArguments, ComponentLevels):
     def _make_levels(self, components, after):
         if components is None:
             counts = self.num_components if isinstance(self.num_components, list | tuple) else (self.num_components,)
+            if not counts:
+                raise ValueError(
+                    "`num_components` must have a number for each of one or more levels; "
+                    f"received: num_components={self.num_components!r}"
+                )
             counts = [check_positive("num_components", count) for count in counts]
             stacks = [
                 Experts(count, units, dtype=self.dtype_policy, **self.expert_arguments())
