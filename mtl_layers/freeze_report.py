@@ -6,7 +6,6 @@ from functools import cached_property
 
 from mtl_layers._keras import keras
 from mtl_layers._multiply_adds import multiply_adds
-from mtl_layers.sharing import GumbelMatrix, RouteSupernet, SparseSharing
 
 
 @dataclass(frozen=True)
@@ -91,22 +90,9 @@ class FreezeReport:
 
 
 def _parameters(layer):
-    return layer.count_params() - sum(math.prod(weight.shape) for weight in _state(layer))
-
-
-def _state(layer):
-    """The weights of a layer that are no parameters of its network.
-
-    That they are not trained does not tell them from a network's: its layers may be set not to train.
-    """
-    if isinstance(layer, SparseSharing):
-        return [*layer.masks, *layer.resting_kernels]
-    if isinstance(layer, GumbelMatrix):
-        return [layer.step]
-    if isinstance(layer, RouteSupernet):
-        search = [layer.search_step, layer.search_baseline, layer.search_seen, layer.search_skipped]
-        return [layer.alpha, layer.route, *search]
-    return []
+    # That a weight is not trained does not make it state: a network may be set not to train.
+    state = getattr(layer, "state_weights", list)()
+    return layer.count_params() - sum(math.prod(weight.shape) for weight in state)
 
 
 def _arrow(pair):

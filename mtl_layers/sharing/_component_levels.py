@@ -106,6 +106,10 @@ class ComponentLevels(keras.layers.Layer):
         """What a report of `freeze` counts."""
         return {"components": sum(components for _, components in self.matrices.shapes)}
 
+    def state_weights(self):
+        """Weights that are no parameters of the network, and not counted as such by a report of `freeze`."""
+        return [self.step]
+
     def freeze(self, tasks=None):
         """Returns a layer with the most likely allocation for the given tasks (all by default, as indexes).
 

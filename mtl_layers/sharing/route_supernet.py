@@ -221,6 +221,11 @@ class RouteSupernet(keras.layers.Layer):
         gates = self.num_blocks * choices if self.space.has_gates else 0
         return {"sub-networks": self.num_layers * self.num_subnetworks, "gates": gates}
 
+    def state_weights(self):
+        """Weights that are no parameters of the network, and not counted as such by a report of `freeze`."""
+        search = [self.search_step, self.search_baseline, self.search_seen, self.search_skipped]
+        return [self.alpha, self.route, *search]
+
     # ------------------------------------------------------------------------------------------------------- routes
 
     @contextmanager

@@ -197,6 +197,10 @@ class SparseSharing(ExpertArguments):
         """What a report of `freeze` counts: the dense layers that tasks use."""
         return {"dense layers": int(sum(mask.any(axis=(1, 2)).sum() for mask in self.get_masks()))}
 
+    def state_weights(self):
+        """Weights that are no parameters of the network, and not counted as such by a report of `freeze`."""
+        return [*self.masks, *self.resting_kernels]
+
     def get_config(self):
         return {
             **super().get_config(),
