@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 import mtl_layers as mtl
-from benchmarks.timing import SERVED, forward_step, interleaved, ratios, save
+from benchmarks.timing import SERVED, compiled, forward_step, interleaved, labels, ratios, save
 from mtl_layers._keras import keras
 
 TASKS, COMPONENTS, UNITS, DIM, BATCH = 4, 8, (256, 128), 512, 1024
@@ -34,11 +34,10 @@ def training_step(sharing):
     names = [f"task_{task}" for task in range(TASKS)]
     inputs = keras.Input((DIM,))
     model = keras.Model(inputs, mtl.Towers(dict.fromkeys(names, (32,)))(sharing(inputs)))
-    losses = mtl.losses.per_task(dict.fromkeys(names, "binary_crossentropy"))
-    model.compile(keras.optimizers.Adam(1e-3), **losses, jit_compile=False)
+    compiled(model, keras.optimizers.Adam(1e-3))
     random = np.random.default_rng(0)
     x = tf.constant(random.normal(size=(BATCH, DIM)).astype("float32"))
-    y = {name: tf.constant((random.random((BATCH, 1)) < 0.3).astype("float32")) for name in names}
+    y = labels(random, names, BATCH)
     return lambda: model.train_on_batch(x, y)
 
 

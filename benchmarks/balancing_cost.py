@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 import mtl_layers as mtl
-from benchmarks.timing import interleaved, save
+from benchmarks.timing import compiled, interleaved, labels, save
 from mtl_layers._keras import keras
 
 FIELDS, WIDTH, IDS, EXPERTS, UNITS, BATCH = 15, 10, 100_000, 8, (128, 64), 512
@@ -47,9 +47,7 @@ def model_of(balancing, tasks, embeds):
     model = (
         keras.Model(inputs, outputs) if balancing is None else mtl.balancing.BalancedModel(inputs, outputs, balancing)
     )
-    losses = mtl.losses.per_task(dict.fromkeys(tasks, "binary_crossentropy"))
-    model.compile(keras.optimizers.Adam(1e-3), **losses, jit_compile=False)
-    return model
+    return compiled(model, keras.optimizers.Adam(1e-3))
 
 
 def batch(tasks, embeds):
@@ -57,8 +55,7 @@ def batch(tasks, embeds):
     x = rng.normal(size=(BATCH, FIELDS * WIDTH)).astype("float32")
     if embeds:
         x = rng.integers(0, IDS, (BATCH, FIELDS)).astype("int32")
-    labels = {task: tf.constant((rng.random((BATCH, 1)) < 0.3).astype("float32")) for task in tasks}
-    return tf.constant(x), labels
+    return tf.constant(x), labels(rng, tasks, BATCH)
 
 
 def forward_of(model, x, y):

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 import mtl_layers as mtl
-from benchmarks.timing import interleaved, ratios, save
+from benchmarks.timing import compiled, interleaved, labels, ratios, save
 from mtl_layers._keras import keras
 
 FIELDS, WIDTH, BATCH = 15, 10, 512
@@ -32,10 +32,10 @@ def training_step(rows, optimizer):
     features = mtl.FeatureEmbedding({f"field_{number}": field for number in range(FIELDS)}, width=WIDTH)
     inputs = features.inputs()
     model = keras.Model(inputs, mtl.Towers(dict.fromkeys(TASKS, (32,)))(mtl.MMoE(2, 4, (64,))(features(inputs))))
-    model.compile(optimizer, **mtl.losses.per_task(dict.fromkeys(TASKS, "binary_crossentropy")), jit_compile=False)
+    compiled(model, optimizer)
     random = np.random.default_rng(0)
     x = {name: tf.constant(random.integers(0, 2**40, (BATCH, 1))) for name in inputs}
-    y = {task: tf.constant((random.random((BATCH, 1)) < 0.3).astype("float32")) for task in TASKS}
+    y = labels(random, TASKS, BATCH)
     return lambda: model.train_on_batch(x, y)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 import mtl_layers as mtl
-from benchmarks.timing import SERVED, forward_step, interleaved, ratios, save
+from benchmarks.timing import SERVED, compiled, forward_step, interleaved, labels, ratios, save
 from mtl_layers._keras import keras
 from mtl_layers.sharing.route_supernet import MAX_LAYERS, MAX_SUBNETWORKS
 
@@ -52,9 +52,7 @@ def model_of(sharing, embeds, optimizer):
     else:
         x = inputs = keras.Input((DIM,), name="x")
     model = keras.Model(inputs, mtl.Towers(dict.fromkeys(TASKS, (32,)))(sharing(x)))
-    losses = mtl.losses.per_task(dict.fromkeys(TASKS, "binary_crossentropy"))
-    model.compile(optimizer(1e-3), **losses, jit_compile=False)
-    return model
+    return compiled(model, optimizer(1e-3))
 
 
 def batch(seed, embeds, rows):
@@ -63,8 +61,7 @@ def batch(seed, embeds, rows):
         x = rng.integers(0, IDS, (rows, FIELDS)).astype("int32")
     else:
         x = rng.normal(size=(rows, DIM)).astype("float32")
-    labels = {task: tf.constant((rng.random((rows, 1)) < 0.3).astype("float32")) for task in TASKS}
-    return tf.constant(x), labels
+    return tf.constant(x), labels(rng, TASKS, rows)
 
 
 def training_step(sharing, embeds, rows=BATCH, optimizer=keras.optimizers.Adam):

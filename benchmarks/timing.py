@@ -8,6 +8,7 @@ import time
 import numpy as np
 import tensorflow as tf
 
+import mtl_layers as mtl
 from mtl_layers._keras import keras
 
 SERVED = 1024  # rows of a forward pass
@@ -23,6 +24,18 @@ def interleaved(steps, count, warm_up=10):
             if turn >= warm_up:
                 seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def compiled(model, optimizer):
+    """The model of binary tasks, compiled."""
+    losses = mtl.losses.per_task(dict.fromkeys(model.output, "binary_crossentropy"))
+    model.compile(optimizer, **losses, jit_compile=False)
+    return model
+
+
+def labels(random, tasks, rows):
+    """Random labels of binary tasks."""
+    return {task: tf.constant((random.random((rows, 1)) < 0.3).astype("float32")) for task in tasks}
 
 
 def forward_step(layer, *shape, batch=SERVED):

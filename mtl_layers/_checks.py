@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from numbers import Integral, Real
 
+import numpy as np
+
 from mtl_layers._keras import keras
 
 
@@ -66,3 +68,8 @@ def per_level(name, value, num_levels):
 def is_keras_activation(function):
     """Whether a function is an activation of Keras, each of which works on single entries or along the last axis."""
     return function is getattr(keras.activations, getattr(function, "__name__", ""), None)
+
+
+def not_binary(values):
+    """Those of an array's values that are neither 0 nor 1."""
+    return values[~np.isin(values, (0, 1))]

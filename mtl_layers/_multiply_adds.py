@@ -31,21 +31,23 @@ def graph_multiply_adds(graph):
     """
     total = 0
     for operation in graph.get_operations():
+        if operation.type == "Einsum":
+            total += _of_einsum(operation.get_attr("equation").decode(), [each.shape for each in operation.inputs])
+            continue
         if operation.type in _PRODUCTS:
             left, right = (each.shape for each in operation.inputs)
             by_name = operation.type == "MatMul"
             left_axis = -2 if operation.get_attr("transpose_a" if by_name else "adj_x") else -1
             right_axis = -1 if operation.get_attr("transpose_b" if by_name else "adj_y") else -2
-            contracted = left[left_axis] or right[right_axis] or 1  # where a layer reshapes, the left is often unknown
-            total += contracted * math.prod(size or 1 for size in operation.outputs[0].shape)
-        elif operation.type == "Einsum":
-            total += _of_einsum(operation.get_attr("equation").decode(), [each.shape for each in operation.inputs])
+            read = left[left_axis] or right[right_axis] or 1  # where a layer reshapes, the left is often unknown
         elif operation.type in _CONVOLUTIONS:
-            *taps, _ = operation.inputs[1].shape  # [..., channels in, channels out]: each output reads all but the last
-            total += math.prod(taps) * math.prod(size or 1 for size in operation.outputs[0].shape)
+            read = math.prod(operation.inputs[1].shape[:-1])  # of [..., channels in, channels out]
         elif operation.type == "DepthwiseConv2dNative":
-            taps = operation.inputs[1].shape[:2]  # [height, width, channels, outputs of each]
-            total += math.prod(taps) * math.prod(size or 1 for size in operation.outputs[0].shape)
+            read = math.prod(operation.inputs[1].shape[:2])  # of [height, width, channels, outputs of each]
+        else:
+            continue
+        # Each number of the output is a sum over what it reads.
+        total += read * math.prod(size or 1 for size in operation.outputs[0].shape)
     return total
 
 

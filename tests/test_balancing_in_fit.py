@@ -1,14 +1,11 @@
 """Balanced models in `fit`: logs, files, backups, and everything that a plain model does."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from conftest import BACKEND
 from killing import Kill, Killed
 from reference import array
+from two_devices import run_on_two_devices
 
 import mtl_layers as mtl
 from mtl_layers._keras import keras
@@ -244,16 +241,10 @@ def test_mixed_precision_leaves_the_balancing_in_float32(name):
 @pytest.mark.needs_tensorflow
 @pytest.mark.once
 def test_two_replicas_are_refused():
-    script = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-import conftest, tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from test_balancing_in_fit import MAKERS, balanced
-with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-    balanced(MAKERS["decaying"]())
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = run_on_two_devices("""
+        from test_balancing_in_fit import MAKERS, balanced
+        with strategy.scope():
+            balanced(MAKERS["decaying"]())
+        """)
     assert "ValueError: the strategy of a balanced model must have one replica" in done.stderr
     assert "received: 2 replicas" in done.stderr

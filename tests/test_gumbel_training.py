@@ -1,16 +1,11 @@
 """What surrounds the Gumbel-Matrix layer's numbers: temperature, penalties, whole trainings, configs, refusals."""
 
-import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
-
 import numpy as np
 import pytest
-from conftest import BACKEND, LEGACY
+from conftest import BACKEND
 from gumbel_reference import allocate, drawn, logits_of, made, numbers, step_of, telltale
 from reference import array, sigmoid
+from two_devices import run_on_two_devices
 
 import mtl_layers as mtl
 from mtl_layers._keras import keras, ops
@@ -120,19 +115,10 @@ def test_a_saved_and_loaded_layer_goes_on_drawing_where_it_was(tmp_path):
 
 @pytest.mark.needs_tensorflow
 def test_two_replicas_draw_and_learn_as_one_device_does():
-    script = textwrap.dedent(
-        f"""
-        import sys
+    done = run_on_two_devices("""
         from contextlib import nullcontext
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        import conftest, numpy as np, tensorflow as tf
-        import mtl_layers as mtl
         from gumbel_reference import logits_of
-        from mtl_layers._keras import keras
         from test_gumbel_training import fitted
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
         found = []
         for scope in (strategy.scope, nullcontext):
             with scope():
@@ -144,10 +130,7 @@ def test_two_replicas_draw_and_learn_as_one_device_does():
         np.testing.assert_allclose(two, one, atol=1e-5)
         assert steps == 4 and np.ptp(one) > 0.01, (steps, one)
         print("equal")
-        """
-    )
-    environment = {**os.environ, "TF_USE_LEGACY_KERAS": "1" if LEGACY else "0"}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment)
+        """)
     assert done.stdout.strip().endswith("equal"), done.stdout + done.stderr
 
 

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = (
     "_keras",
     "_rows",
+    "_leaves",
     "_checks",
     "_initializers",
     "_expert_arguments",

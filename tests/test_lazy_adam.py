@@ -1,17 +1,14 @@
 """LazyAdam moves the rows that a batch has looked up by its formula, and leaves all others as they are to the bit."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from conftest import LEGACY
 from reference import array
+from two_devices import run_on_two_devices
 
 import mtl_layers as mtl
 from mtl_layers._keras import BACKEND, keras
-from mtl_layers._rows import gather_rows
+from mtl_layers._rows import gather_rows, resource_of
 
 needs_tensorflow = pytest.mark.needs_tensorflow
 ROWS, WIDTH = 7, 3
@@ -155,15 +152,15 @@ def test_no_step_reads_a_table_as_a_whole(rng):
     x, y = data(rng, [1, 2])
     model.train_on_batch(x, y)
     table = features.tables[0].embeddings
-    handle = (table if LEGACY else table.value).handle
+    handle = resource_of(table).handle
 
     @tf.function
     def step():
         with tf.GradientTape() as tape:
             loss = sum(tf.reduce_sum(value) for value in model(x, training=True).values())
         weights = model.trainable_variables
-        optimizer_weights = weights if LEGACY else [weight.value for weight in weights]
-        model.optimizer.apply_gradients(list(zip(tape.gradient(loss, optimizer_weights), weights, strict=True)))
+        gradients = tape.gradient(loss, [resource_of(weight) for weight in weights])
+        model.optimizer.apply_gradients(list(zip(gradients, weights, strict=True)))
 
     graph = step.get_concrete_function().graph
     own = [inner for outer, inner in graph.captures if outer is handle]
@@ -194,41 +191,33 @@ def test_the_gates_of_routes_not_in_force_stay_as_they_are(rng):
 @needs_tensorflow
 @pytest.mark.once
 def test_compiled_by_xla_and_on_two_replicas_it_is_the_same():
-    script = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-import conftest, numpy as np, tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-import mtl_layers as mtl
-from mtl_layers._keras import keras
-from mtl_layers._rows import gather_rows
+    done = run_on_two_devices("""
+        from mtl_layers._rows import gather_rows
 
-class Table(keras.layers.Layer):
-    def build(self, shape):
-        self.table = self.add_weight(name="table", shape=(40, 3), initializer="ones")
-    def call(self, ids):
-        return tf.reduce_sum(gather_rows(self.table, ids), axis=1)
+        class Table(keras.layers.Layer):
+            def build(self, shape):
+                self.table = self.add_weight(name="table", shape=(40, 3), initializer="ones")
+            def call(self, ids):
+                return tf.reduce_sum(gather_rows(self.table, ids), axis=1)
 
-def trained(jit_compile=False):
-    keras.utils.set_random_seed(0)
-    ids = keras.Input((2,), dtype="int32")
-    model = keras.Model(ids, keras.layers.Dense(1, kernel_initializer="ones")(Table()(ids)))
-    model.compile(mtl.LazyAdam(0.1), "mse", jit_compile=jit_compile)
-    random = np.random.default_rng(0)
-    x, y = random.integers(0, 30, (24, 2)), random.normal(size=(24, 1))
-    model.fit(x.astype("int32"), y.astype("float32"), batch_size=8, shuffle=False, epochs=2, verbose=0)
-    return model.get_weights()
+        def trained(jit_compile=False):
+            keras.utils.set_random_seed(0)
+            ids = keras.Input((2,), dtype="int32")
+            model = keras.Model(ids, keras.layers.Dense(1, kernel_initializer="ones")(Table()(ids)))
+            model.compile(mtl.LazyAdam(0.1), "mse", jit_compile=jit_compile)
+            random = np.random.default_rng(0)
+            x, y = random.integers(0, 30, (24, 2)), random.normal(size=(24, 1))
+            model.fit(x.astype("int32"), y.astype("float32"), batch_size=8, shuffle=False, epochs=2, verbose=0)
+            return model.get_weights()
 
-plain, compiled = trained(), trained(jit_compile=True)
-with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-    mirrored = trained()
-for one, other, third in zip(plain, compiled, mirrored):
-    np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(third, one, rtol=1e-4, atol=1e-5)
-assert (plain[0][30:] == 1).all() and (plain[0][:30] != 1).any()
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+        plain, compiled = trained(), trained(jit_compile=True)
+        with strategy.scope():
+            mirrored = trained()
+        for one, other, third in zip(plain, compiled, mirrored):
+            np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(third, one, rtol=1e-4, atol=1e-5)
+        assert (plain[0][30:] == 1).all() and (plain[0][:30] != 1).any()
+        """)
     assert done.returncode == 0, done.stderr
 
 

@@ -1,14 +1,8 @@
 """A search inside an ordinary `fit`: which route is in force when, logs, refusals, resuming, other ways to train."""
 
-import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
-
 import numpy as np
 import pytest
-from conftest import BACKEND, LEGACY
+from conftest import BACKEND
 from killing import Kill, Killed
 from reference import array
 from route_models import (
@@ -22,6 +16,7 @@ from route_models import (
     search,
     supernet_of,
 )
+from two_devices import run_on_two_devices
 
 import mtl_layers as mtl
 from mtl_layers._keras import keras
@@ -229,16 +224,8 @@ def test_mixed_precision_searches_with_alpha_in_float32():
 
 @pytest.mark.needs_tensorflow
 def test_two_replicas_search_as_one_device_does():
-    script = textwrap.dedent(
-        f"""
-        import sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        import conftest, numpy as np, tensorflow as tf
-        from mtl_layers._keras import keras
+    done = run_on_two_devices("""
         from route_models import real_data, real_model, search
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-        strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
         assert strategy.num_replicas_in_sync == 2
         found = []
         for scope in (strategy.scope, tf.init_scope):
@@ -256,10 +243,7 @@ def test_two_replicas_search_as_one_device_does():
         np.testing.assert_allclose(two[0].alphas, one[0].alphas, atol=1e-6)
         assert np.abs(one[0].alphas[-1]).max() > 0 and np.isfinite(two[1]["loss"]).all()
         print("equal")
-        """
-    )
-    environment = {**os.environ, "TF_USE_LEGACY_KERAS": "1" if LEGACY else "0"}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment)
+        """)
     assert done.stdout.strip().endswith("equal"), done.stdout + done.stderr
 
 

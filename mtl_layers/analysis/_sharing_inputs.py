@@ -9,7 +9,7 @@ def sharing_inputs(model, data, method, parts):
 
     A model is refused whose sharing layer has no `method`, the one that shows its `parts`; so are data without rows.
     """
-    *_, sharing = trace(model)
+    _, _, sharing = trace(model)
     if not hasattr(sharing, method):
         raise ValueError(f"`model` must have a sharing layer with {parts}; received: {type(sharing).__name__}")
     return sharing, _inputs(keras.Model(model.input, sharing.input), data)

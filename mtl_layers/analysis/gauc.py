@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from mtl_layers._checks import not_binary
+
 
 def gauc(labels, scores, groups, sample_weight=None):
     """The mean of the groups' AUCs, weighted by their rows (grouped AUC); ties count half.
@@ -43,9 +45,8 @@ def gauc(labels, scores, groups, sample_weight=None):
         raise ValueError("`sample_weight` must be finite and at least 0; received: other values")
     inside = weights > 0
     labels, scores, groups, weights = labels[inside], scores[inside], groups[inside], weights[inside]
-    if not np.isin(labels, (0, 1)).all():
-        odd = labels[~np.isin(labels, (0, 1))][0]
-        raise ValueError(f"`labels` must be 0 or 1 where the weight is not 0; received: {odd}")
+    if len(odd := not_binary(labels)):
+        raise ValueError(f"`labels` must be 0 or 1 where the weight is not 0; received: {odd[0]}")
     if not np.isfinite(scores).all():
         raise ValueError("`scores` must be finite; received: NaN or infinity")
     if not len(labels):

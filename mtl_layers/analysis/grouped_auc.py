@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from mtl_layers._keras import BACKEND, keras
+from mtl_layers._checks import not_binary
+from mtl_layers._keras import keras
+from mtl_layers._leaves import native
 from mtl_layers.analysis.gauc import gauc
 from mtl_layers.losses import MaskedLoss
 
@@ -45,7 +47,7 @@ class GroupedAUC(keras.callbacks.Callback):
         first = next(iter(self._batches()), None)
         if first is None:
             raise ValueError("`data` must have at least one batch; received: none")
-        self._check(first, self._tasks())  # not only after an epoch
+        self._labels(first, self._tasks())  # to say what is wrong before an epoch, and not after
 
     def on_epoch_end(self, epoch, logs=None):
         if logs is not None:
@@ -58,18 +60,13 @@ class GroupedAUC(keras.callbacks.Callback):
         tasks = self._tasks()
         groups, columns = [], {task: [] for task in tasks}
         for batch in self._batches():
-            self._check(batch, tasks)
-            features, labels, weights = batch
-            if BACKEND == "jax":
-                import jax
-
-                features = jax.tree.map(np.asarray, features)  # JAX takes no tensors of a tf.data.Dataset
+            known = self._labels(batch, tasks)
+            features = native(batch[0])
             predicted = self.model.predict_on_batch(features)
             if isinstance(self.group, str):
                 groups.append(np.ravel(np.asarray(features[self.group])))
-            for task in tasks:
-                label, weight = self._labels(task, labels, weights)
-                columns[task].append((label, np.ravel(predicted[task]), weight))
+            for task, (labels, weights) in known.items():
+                columns[task].append((labels, np.ravel(predicted[task]), weights))
         groups = np.concatenate(groups) if groups else self.group
         found = {}
         for task, parts in columns.items():
@@ -89,7 +86,8 @@ class GroupedAUC(keras.callbacks.Callback):
         for start in range(0, rows, self.batch_size):
             yield tuple(_rows(part, slice(start, start + self.batch_size)) for part in (features, labels, weights))
 
-    def _check(self, batch, tasks):
+    def _labels(self, batch, tasks):
+        """For each task the labels and the weights of its rows; a batch without them is refused."""
         features, labels, weights = batch
         if isinstance(self.group, str) and (not isinstance(features, dict) or self.group not in features):
             known = sorted(features) if isinstance(features, dict) else type(features).__name__
@@ -100,14 +98,14 @@ class GroupedAUC(keras.callbacks.Callback):
         missing = [task for task in tasks if not isinstance(labels, dict) or task not in labels]
         if missing:
             raise ValueError(f"`data` must have labels of every task in a dict; missing: {missing}")
-        for task in tasks:
-            own, of_rows = self._labels(task, labels, weights)
-            inside = own[of_rows != 0]
-            if not np.isin(inside, (0, 1)).all():
+        found = {task: self._labels_of(task, labels, weights) for task in tasks}
+        for task, (own, of_rows) in found.items():
+            if len(odd := not_binary(own[of_rows != 0])):
                 raise ValueError(
                     "`tasks` must name tasks whose labels are 0 or 1; by default they are all outputs of one column; "
-                    f"received: {inside[~np.isin(inside, (0, 1))][0]} among the labels of {task!r}"
+                    f"received: {odd[0]} among the labels of {task!r}"
                 )
+        return found
 
     def _tasks(self):
         outputs = self.model.output
@@ -119,7 +117,7 @@ class GroupedAUC(keras.callbacks.Callback):
             raise ValueError(f"`tasks` must be among the outputs {list(outputs)}; received: unknown {unknown}")
         return tasks
 
-    def _labels(self, task, labels, weights):
+    def _labels_of(self, task, labels, weights):
         """The labels of a task and the weights of its rows, 0 where the label is missing."""
         labels = np.ravel(np.asarray(labels[task]))
         weights = weights[task] if isinstance(weights, dict) else weights

@@ -50,7 +50,7 @@ class TensorBoardLog(keras.callbacks.Callback):
         )
         self._tasks = list(towers[0].task_names) if len(towers) == 1 else []
         if self.data is not None:
-            *_, sharing = trace(model)
+            _, _, sharing = trace(model)
             if not hasattr(sharing, "gate_weights"):
                 raise ValueError(
                     "`data` must be None for a model without gates; "

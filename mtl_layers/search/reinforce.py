@@ -1,8 +1,7 @@
 """One step of REINFORCE on the routes of a supernet, compiled: score routes on a validation batch, move `alpha`."""
 
-import numpy as np
-
 from mtl_layers._keras import BACKEND, ops
+from mtl_layers._leaves import native
 
 
 def reinforce_function(model, supernet, optimizer, reward, baseline_decay):
@@ -73,9 +72,6 @@ def _jax_scores(model, supernet, reward):
     """The same as a compiled function of the model's variables."""
     import jax
 
-    def on_device(leaf):
-        return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)  # JAX takes no tensors of a tf.data.Dataset
-
     def stateless(trainable, others, inputs, labels, weights, routes):
         found = []
         for route in routes:
@@ -89,8 +85,7 @@ def _jax_scores(model, supernet, reward):
     def scores(inputs, labels, weights, routes):
         trainable = [variable.value for variable in model.trainable_variables]
         others = [variable.value for variable in model.non_trainable_variables]
-        batch = jax.tree.map(on_device, (inputs, labels, weights))
-        return compiled(trainable, others, *batch, routes)
+        return compiled(trainable, others, *native((inputs, labels, weights)), routes)
 
     return scores
 

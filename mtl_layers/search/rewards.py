@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from mtl_layers._checks import not_binary
 from mtl_layers._keras import ops
 from mtl_layers.losses import MaskedLoss, exact_auc
 from mtl_layers.losses._sample_space import sample_space
@@ -32,7 +33,7 @@ def reward_function(model, reward):
     return rewards
 
 
-def check_labels(model, batch):
+def check_classes(model, batch):
     """Refuses labels without classes on the first batch, since their AUC is a number that says nothing."""
     _, labels, *weights = batch
     labels, outputs, losses = _by_task(model, labels, model.output)
@@ -41,26 +42,18 @@ def check_labels(model, batch):
             continue  # several classes are refused when they are scored
         own = np.asarray(labels[task])
         given = _of_task(weights[0], task) if weights else None
-        inside, _ = sample_space(
-            own,
-            np.zeros((len(own), 1), "float32"),
-            None if given is None else np.asarray(given),
-            missing_value=loss.missing_value,
-            require_weights=loss.require_weights,
-            name="the validation batch",
-        )
-        inside = ops.convert_to_numpy(inside)  # 0 outside
-        if not np.isin(inside, (0, 1)).all():
+        given = None if given is None else np.asarray(given)
+        inside, _ = _sample_space(own, np.zeros((len(own), 1), "float32"), loss, given)
+        if len(odd := not_binary(ops.convert_to_numpy(inside))):  # 0 outside
             raise ValueError(
                 '`reward` must not be "auc" where labels are not 0 or 1: give "loss" or a callable; '
-                f"received: {inside[~np.isin(inside, (0, 1))][0]} among the labels of {task!r}"
+                f"received: {odd[0]} among the labels of {task!r}"
             )
 
 
 def _one(reward, labels, predictions, loss, weights):
     """The reward of one task: NaN where this batch has none to give, infinite where the model has diverged."""
-    rule = {"missing_value": loss.missing_value, "require_weights": loss.require_weights}
-    labels, weights = sample_space(labels, predictions, weights, name="the validation batch", **rule)
+    labels, weights = _sample_space(labels, predictions, loss, weights)
     if reward == "loss":
         # Not by calling the loss, which under a strategy is a replica's part of it.
         total = ops.sum(weights)
@@ -74,6 +67,11 @@ def _one(reward, labels, predictions, loss, weights):
         found = exact_auc(labels, predictions, weights)
     diverged = ops.logical_not(ops.all(ops.isfinite(predictions)))
     return ops.where(diverged, ops.full_like(found, float("inf")), found)
+
+
+def _sample_space(labels, predictions, loss, weights):
+    rule = {"missing_value": loss.missing_value, "require_weights": loss.require_weights}
+    return sample_space(labels, predictions, weights, name="the validation batch", **rule)
 
 
 def _by_task(model, labels, predictions):

@@ -7,7 +7,7 @@ import numpy as np
 from mtl_layers._checks import check_positive
 from mtl_layers._keras import keras
 from mtl_layers.search.reinforce import reinforce_function
-from mtl_layers.search.rewards import check_labels, reward_function, rewarded
+from mtl_layers.search.rewards import check_classes, reward_function, rewarded
 from mtl_layers.sharing import RouteSupernet
 from mtl_layers.sharing._route_policy import probabilities_of
 from mtl_layers.towers import Regression, Towers
@@ -123,7 +123,8 @@ class RouteSearch(keras.callbacks.Callback):
                     f"`model` must have at most {self.supernet.num_tasks} outputs with a loss, as many as the supernet "
                     f"has tasks, unless the reward is a callable; received: {names}"
                 )
-            numbers = [name for name in names if name in _regressions(model)]
+            regressions = _regressions(model)
+            numbers = [name for name in names if name in regressions]
             if self.reward == "auc" and numbers:
                 raise ValueError(
                     '`reward` must not be "auc" where a task is a regression: give "loss" or a callable; '
@@ -155,7 +156,7 @@ class RouteSearch(keras.callbacks.Callback):
         if first is None:
             raise ValueError("`validation_data` must have at least one batch; received: none")
         if self.reward == "auc":
-            check_labels(self.model, first)
+            check_classes(self.model, first)
 
     def on_epoch_begin(self, epoch, logs=None):
         # From here on the search alone moves its state, which is not read again in each step.

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mtl_layers._checks import check_indexes
+from mtl_layers._checks import check_indexes, not_binary
 
 
 def check_masks(masks, shapes):
@@ -14,8 +14,8 @@ def check_masks(masks, shapes):
             f"received: shapes {[mask.shape for mask in masks]}"
         )
     for depth, mask in enumerate(masks):
-        if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
-            raise ValueError(f"`masks` must be 0 or 1; received: {mask[~np.isin(mask, (0, 1))][0]!r} in layer {depth}")
+        if mask.dtype != bool and len(odd := not_binary(mask)):
+            raise ValueError(f"`masks` must be 0 or 1; received: {odd[0]!r} in layer {depth}")
     masks = [mask.astype(bool) for mask in masks]
     used = np.stack([mask.any(axis=(1, 2)) for mask in masks], axis=1)  # [tasks, layers]
     for task, layers in enumerate(used):

@@ -36,8 +36,8 @@ class RouteSupernet(keras.layers.Layer):
     Search by `mtl.RouteSearch` in an ordinary `fit`; then `derive()` gives the `Route`, `to_static()` its layer.
     All sub-networks are evaluated whatever the route, until `mtl.freeze` removes what it does not reach. Of the gates,
     `blocks * queries * H 2^(H-1) * units` parameters for H sub-networks (49,152 by default for two tasks, 13.6 million
-    for 4 layers of 8), only those of the route in force are read; but an optimizer with momentum moves them all in
-    every step, since Keras updates whole variables.
+    for 4 layers of 8), only those of the route in force are read; but Keras' optimizers with momentum move them all in
+    every step, since they update whole variables. `mtl.LazyAdam` moves those of the route.
 
     Args:
         num_tasks: Number of tasks, at least 1.

@@ -2,6 +2,7 @@
 
 from mtl_layers._checks import is_keras_activation
 from mtl_layers._keras import keras, ops, register
+from mtl_layers.towers.towers import shapes_of
 
 KINDS = (
     "Activation",
@@ -67,8 +68,7 @@ class TaskWise(keras.layers.Layer):
         return [(shape[0], *shape[2:])] * shape[1]
 
     def _stacked(self, input_shape):
-        nested = isinstance(input_shape, list) or isinstance(input_shape[0], list | tuple)
-        shapes = [tuple(shape) for shape in input_shape] if nested else [tuple(input_shape)]
+        shapes = shapes_of(input_shape)
         return (shapes[0][0], len(shapes), *shapes[0][1:])
 
     def get_config(self):

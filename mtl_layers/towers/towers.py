@@ -230,16 +230,17 @@ class FrozenTowers(Towers):
 
     # Keras unwraps a list of one, so that a single task may come without its list.
     def build(self, input_shape):
-        self._build_stacks(_first(input_shape)[-1])
+        self._build_stacks(shapes_of(input_shape)[0][-1])
 
     def _inputs_of(self, group, inputs):
         own = inputs[group[0]] if isinstance(inputs, list | tuple) else inputs
         return ops.expand_dims(own, 1)
 
     def compute_output_shape(self, input_shape):
-        return super().compute_output_shape(_first(input_shape))
+        return super().compute_output_shape(shapes_of(input_shape)[0])
 
 
-def _first(input_shape):
+def shapes_of(input_shape):
+    """The shapes of a list of tensors, of which Keras hands out one alone without its list."""
     nested = isinstance(input_shape, list) or isinstance(input_shape[0], list | tuple)
-    return input_shape[0] if nested else input_shape
+    return [tuple(shape) for shape in input_shape] if nested else [tuple(input_shape)]

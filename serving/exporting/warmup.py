@@ -63,9 +63,8 @@ def _run(name, function, batch, size):
 def _first_line(error):
     """What was said first, without the program lines that TensorFlow may put before it."""
     lines = getattr(error, "message", str(error)).splitlines()
-    around = ("Graph execution error:", "Detected at node", "  ")
-    said = [line for line in lines if line.strip() and not line.startswith(around)]
-    return op_text(said[0]) if said else repr(error)
+    said = (op_text(line) for line in lines if not line.startswith("  "))
+    return next(filter(None, said), repr(error))
 
 
 def _batch(specs, features, rows, size):

@@ -39,7 +39,7 @@ def _check_one(spec, array):
         return
     if array.ndim != len(spec.shape):
         _refuse(f"input '{spec.name}' must have rank {len(spec.shape)} ({spec}); received: shape {shape}")
-    if any(want is not None and want != came for want, came in zip(spec.shape, array.shape, strict=True)):
+    if not spec.takes(array.shape):
         _refuse(f"input '{spec.name}' must be {spec}; received: shape {shape}")
 
 
