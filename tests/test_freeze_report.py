@@ -44,7 +44,8 @@ def test_ple_loses_experts_too():
     ple, _ = report(layer, ["like_comment"]).layers
     # Of the upper level the task reads 1 + 2 experts; the lower level is needed whole, by the shared gate.
     assert ple.inventory == {"experts": (5 + 5, 5 + 3), "gates": (3 + 1 + 3, 1 + 1 + 1)}
-    lower, upper = 5 * DIM * 4 + (DIM + 4) * (3 + 5), 3 * 4 * 3 + (4 + 3) * 3
+    # Both gates of the lower level weigh all of its experts, of which the task's own has 0 for two.
+    lower, upper = 5 * DIM * 4 + DIM * (3 + 5) + 2 * 5 * 4, 3 * 4 * 3 + (4 + 3) * 3
     assert ple.multiply_adds[1] == lower + upper < ple.multiply_adds[0]
 
 
@@ -68,7 +69,8 @@ def test_a_supernet_loses_all_routes_but_one(rng, query, queries):
     # Layer 1: 0 and 1; layer 2: 0 and 1. Before, 3 + 3 + 1 subsets; 4 of them have a choice.
     assert found.kind == "RouteSupernet"
     assert found.inventory == {"sub-networks": (6, 4), "gates": (6 * 4 * queries, 2)}
-    assert found.multiply_adds[1] == DIM * 4 + 4 * 4 * 4 + 2 * (2 * 4 + 2 * 4)
+    # In each layer one gate has two scores; both values are weighed for all readers, by 0 where one is not read.
+    assert found.multiply_adds[1] == DIM * 4 + 4 * 4 * 4 + (2 * 4 + 2 * 2 * 4) + (2 * 4 + 3 * 2 * 4)
     assert found.parameters[1] == (DIM + 1) * 4 + 4 * (4 + 1) * 4 + 2 * 2 * 4
     alone, _ = mtl.freeze(model, ["also"]).freeze_report.layers
     assert alone.inventory["sub-networks"] == (6, 2) and alone.inventory["gates"][1] == 0

@@ -196,10 +196,14 @@ def test_an_exported_task_runs_only_what_its_route_reaches(rng, x, tmp_path):
 
     def multiply_adds(tasks):
         reached = ROUTE.reached(tasks)
-        gates = [len(ROUTE.layer_blocks(2)[i].values) for i in reached[1]]
-        gates += [len(ROUTE.layer_blocks(3)[task].values) for task in tasks]
-        of_gates = sum(2 * size * UNITS for size in gates if size > 1)  # scores, then the mixture
-        return DIM * UNITS + sum(map(len, reached)) * UNITS * UNITS + of_gates
+        readers = [[ROUTE.layer_blocks(2)[i] for i in reached[1]], [ROUTE.layer_blocks(3)[task] for task in tasks]]
+        total = DIM * UNITS + sum(map(len, reached)) * UNITS * UNITS
+        for values, blocks in zip(map(len, reached), readers, strict=True):
+            asking = [block for block in blocks if len(block.values) > 1]
+            asked = len({block.query for block in asking})  # several queries are one matmul over all values
+            total += sum(len(block.values) for block in asking) * UNITS * (values if asked > 1 else 1)
+            total += len(blocks) * values * UNITS if asking else 0  # the mixtures, with 0 for what is not read
+        return total
 
     for number, task in enumerate(towers):
         assert signatures[task]["multiply_adds"] == multiply_adds([number]) + towers[task]

@@ -1,5 +1,7 @@
 """A gate that asks nothing: its weights are parameters, the same for every example."""
 
+import numpy as np
+
 from mtl_layers._keras import ops, register
 from mtl_layers.gates.gate import Gate
 
@@ -37,6 +39,14 @@ class ConstantGate(Gate):
         self.learned = learned
         super().__init__(num_experts, num_gates, kernel_initializer=kernel_initializer, **kwargs)
 
+    def _plan(self):
+        super()._plan()
+        # Where the number of each pair lies if gates that read only what they have are side by side; then a 0.
+        pairs = [(gate, expert) for gate, experts in enumerate(self.expert_reads) for expert in experts]
+        self._place = np.full((self.num_gates, self.num_experts), len(pairs), "int32")
+        for place, pair in enumerate(pairs):
+            self._place[pair] = place
+
     def num_scores(self, num_read):
         return 0
 
@@ -52,8 +62,11 @@ class ConstantGate(Gate):
         )
         self.built = True
 
-    def constant_weights(self):
-        return self.numbers * self.read
+    def constant_weights(self, parts=None):
+        if parts is None:
+            return self.numbers * self.read
+        numbers = ops.concatenate([ops.reshape(part.numbers, (-1,)) for part in parts])
+        return ops.take(ops.pad(numbers, ((0, 1),)), self._place)
 
     def frozen(self):
         return ConstantGate(learned=self.learned)

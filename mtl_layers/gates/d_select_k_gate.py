@@ -120,10 +120,11 @@ class DSelectKGate(Gate):
         self._add_kernel(1, autocast=False)  # scores of the query 1, in float32
         self.built = True
 
-    def call(self, inputs):
+    def weigh(self, inputs, asked=None, parts=None):
         if not self._width:
-            return super().call(inputs)
-        scores = self._constant_scores() if self.static else ops.cast(self._scores(inputs), "float32")
+            return super().weigh(inputs, asked, parts)
+        scores = self._constant_scores(parts) if self.static else self._scores(inputs, asked, parts)
+        scores = ops.cast(scores, "float32")
         selectors = self.selectors(scores)
         if self.entropy:
             entropies = -ops.sum(selectors * ops.log(selectors + EPSILON), axis=(1, 2, 3))
@@ -131,8 +132,8 @@ class DSelectKGate(Gate):
         weights = self._mixed(scores, selectors)
         return self._for_every_row(weights, inputs) if self.static else ops.cast(weights, self.compute_dtype)
 
-    def _constant_scores(self):
-        return self._scores(ops.ones((1, 1), "float32"))
+    def _constant_scores(self, parts):
+        return self._scores(ops.ones((1, 1), "float32"), parts=parts)
 
     def selectors(self, scores):
         """What each selector gives each expert, `[batch, gates, k, experts]`, from float32 scores."""
@@ -152,10 +153,10 @@ class DSelectKGate(Gate):
         shares = ops.softmax(scores[..., self.k * self._bits :], axis=-1)  # [batch, gates, k]
         return ops.sum(ops.expand_dims(shares, -1) * selectors, axis=2)
 
-    def constant_weights(self):
+    def constant_weights(self, parts=None):
         if not self._width:
-            return super().constant_weights()
-        scores = self._constant_scores()
+            return super().constant_weights(parts)
+        scores = self._constant_scores(parts)
         return self._mixed(scores, self.selectors(scores))[0]
 
     def frozen(self):

@@ -71,18 +71,18 @@ class FusionGate(SoftmaxGate):
                 autocast=False,
             )
 
-    def normalize(self, scores, read):
-        return super().normalize(scores, read) + self._native()
+    def _weights_of(self, scores, parts):
+        return super()._weights_of(scores, parts) + self._native(parts)
 
-    def constant_weights(self):
-        return super().constant_weights() + self._native()
+    def constant_weights(self, parts=None):
+        return super().constant_weights(parts) + self._native(parts)
 
-    def _native(self):
+    def _native(self, parts):
         """Weights `[gates, experts]` of native experts, in float32."""
-        if self.native_weights is None:
+        learned = self._side_by_side("native_weights", parts)
+        if learned is None:
             return self._native_fixed
-        learned = ops.pad(ops.convert_to_tensor(self.native_weights), ((0, 1),))
-        return self._native_fixed + ops.take(learned, self._native_position)
+        return self._native_fixed + ops.take(ops.pad(learned, ((0, 1),)), self._native_position)
 
     def inherit(self, source, gate):
         super().inherit(source, gate)

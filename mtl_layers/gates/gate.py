@@ -124,40 +124,57 @@ class Gate(keras.layers.Layer):
                 f"received: shape={tuple(input_shape)}, num_gates={self.num_gates}"
             )
 
-    def call(self, inputs):
+    def call(self, inputs, asked=None):
+        return self.weigh(inputs, asked)
+
+    def weigh(self, inputs, asked=None, parts=None):
+        """The output where gate i asks the value `asked[i]` of `[batch, values, dim]`, by default the value i.
+
+        The gates' weights are this layer's; or those of `parts`, layers of one gate each, for the gates that have
+        weights, in turn. A layer that is given parts need not have been built.
+        """
         if not self.asks:
-            return self._for_every_row(self.constant_weights(), inputs)
+            return self._for_every_row(self.constant_weights(parts), inputs)
         # Softmax in float32: bfloat16 has 8 bits, and gates live on small differences.
-        scores = ops.cast(self._scores(inputs), "float32")  # [batch, gates, slots]
-        return ops.cast(self.normalize(scores, self.read), self.compute_dtype)
+        scores = ops.cast(self._scores(inputs, asked, parts), "float32")  # [batch, gates, slots]
+        return ops.cast(self._weights_of(scores, parts), self.compute_dtype)
+
+    def _weights_of(self, scores, parts):
+        return self.normalize(scores, self.read)
+
+    def _side_by_side(self, name, parts):
+        """A weight as a tensor, the columns of gates in turn; None if there is none."""
+        found = [getattr(part, name) for part in parts or (self,)]
+        found = [ops.convert_to_tensor(weight) for weight in found if weight is not None]
+        return ops.concatenate(found, axis=-1) if len(found) > 1 else found[0] if found else None
 
     def _for_every_row(self, weights, inputs):
         shape = (ops.shape(inputs)[0], self.num_gates, self.num_experts)
         return ops.broadcast_to(ops.cast(weights, self.compute_dtype), shape)
 
-    def _scores(self, inputs):
-        everywhere = self._width == self.num_gates * self.num_slots and self.reads is None
-        if len(inputs.shape) == 2:
-            scores = ops.matmul(inputs, self.kernel)  # [batch, width]
-            if self.bias is not None:
-                scores = scores + self.bias
-            if everywhere:
-                return ops.reshape(scores, (-1, self.num_gates, self.num_slots))
-            return ops.take(ops.pad(scores, ((0, 0), (0, 1))), self._position, axis=1)
-        kernel = ops.take(ops.pad(ops.convert_to_tensor(self.kernel), ((0, 0), (0, 1))), self._position, axis=1)
-        queries = ops.transpose(inputs, (1, 0, 2))  # [gates, batch, dim]
-        scores = ops.matmul(queries, ops.transpose(ops.cast(kernel, inputs.dtype), (1, 0, 2)))
-        scores = ops.transpose(scores, (1, 0, 2))  # [batch, gates, slots]
-        if self.bias is not None:
-            scores = scores + ops.take(ops.pad(ops.convert_to_tensor(self.bias), ((0, 1),)), self._position)
-        return scores
+    def _scores(self, inputs, asked=None, parts=None):
+        kernel, bias = self._side_by_side("kernel", parts), self._side_by_side("bias", parts)
+        if len(inputs.shape) == 3:
+            # One matmul: a gate's kernel beside the value it asks, and zeros beside the others.
+            values, dim = inputs.shape[1:]
+            asked = range(self.num_gates) if asked is None else asked
+            owner = [asked[gate] for gate, columns in enumerate(self._columns) for _ in columns]
+            beside = ops.cast(np.eye(values, dtype="float32")[:, owner], kernel.dtype)  # [values, width]
+            kernel = ops.reshape(ops.expand_dims(beside, 1) * kernel, (values * dim, self._width))
+            inputs = ops.reshape(inputs, (-1, values * dim))
+        scores = ops.matmul(inputs, ops.cast(kernel, inputs.dtype))  # [batch, width]
+        if bias is not None:
+            scores = scores + bias
+        if self._width == self.num_gates * self.num_slots and self.reads is None:
+            return ops.reshape(scores, (-1, self.num_gates, self.num_slots))
+        return ops.take(ops.pad(scores, ((0, 0), (0, 1))), self._position, axis=1)
 
     def normalize(self, scores, read):
         """Weights from float32 scores `[batch, gates, slots]`; `read` is 1 where a gate reads an expert."""
         raise NotImplementedError
 
-    def constant_weights(self):
-        """The weights `[gates, experts]` of gates that ask nothing, in float32."""
+    def constant_weights(self, parts=None):
+        """The weights `[gates, experts]` of gates that ask nothing, in float32; `parts` as for `weigh`."""
         return self.read / self.read.sum(axis=1, keepdims=True)
 
     def live_reads(self):

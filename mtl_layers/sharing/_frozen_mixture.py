@@ -1,10 +1,12 @@
 """A mixture of experts with a fixed set of tasks: what other tasks need is gone."""
 
 from dataclasses import asdict, replace
+from itertools import islice
 
 from mtl_layers._checks import check_indexes
 from mtl_layers._keras import keras, ops, register
 from mtl_layers.experts import Experts
+from mtl_layers.sharing._level_tensors import mixtures_of, queries_of, values_of
 from mtl_layers.sharing._wiring import ROOT, Wiring, gates_of, prune
 
 
@@ -12,9 +14,10 @@ from mtl_layers.sharing._wiring import ROOT, Wiring, gates_of, prune
 class FrozenMixture(keras.layers.Layer):
     """The final form of a `Mixture` for given tasks: one output tensor per task, and nothing that no task needs.
 
-    Experts lie in groups, each with its own weights: those of a group read the same value and are needed by the same
-    tasks. Each gate has its own weights, and is gone where it has one expert. So a layer for fewer tasks is a choice
-    among these parts: `freeze` of a frozen layer shares its variables, and its graph holds fewer operations.
+    Experts lie in groups, each with its own weights: those of a group are needed by the same tasks. Each gate has its
+    own weights, and none where it has one expert. So a layer for fewer tasks is a choice among these parts: `freeze` of
+    a frozen layer shares its variables, and its graph holds fewer operations. The gates of a level that are there are
+    evaluated as one, as in the source.
 
     Made by `freeze` of a sharing layer; the arguments are its serialised form.
 
@@ -39,7 +42,7 @@ class FrozenMixture(keras.layers.Layer):
         if stem_units is not None:
             self.stem = Experts(1, (stem_units,), name="stem", dtype=self.dtype_policy, **expert_config)
         # Flat lists, in the order of the levels: Keras does not save what lies in nested ones.
-        self.experts, self.gates = [], []
+        self.experts, self.gates, self.gate_levels = [], [], []
         for depth, (level, sizes) in enumerate(zip(self._wiring.levels, self._groups, strict=True)):
             for number, size in enumerate(sizes):
                 self.experts.append(
@@ -55,6 +58,9 @@ class FrozenMixture(keras.layers.Layer):
                 if self._weighs(each):
                     names = {"name": f"gate_{depth}_{number}", "dtype": self.dtype_policy}
                     self.gates.append(gates_of(gate, len(each.experts), [_on_its_own(each)], **names))
+            names = {"name": f"gates_{depth}", "dtype": self.dtype_policy}
+            self.gate_levels.append(gates_of(gate, len(level.expert_inputs), level.gates, **names))
+            self.gate_levels[-1].built = True  # it weighs by the gates' weights, and has none
 
     @classmethod
     def from_mixture(cls, mixture, tasks=None):
@@ -146,28 +152,19 @@ class FrozenMixture(keras.layers.Layer):
     def call(self, inputs, training=None):
         experts, gates = iter(self.experts), iter(self.gates)
         if self.stem is not None:
-            inputs = self.stem(inputs, training=training)[:, 0]
-        values = {ROOT: inputs}
-        if self._wiring.task_inputs():
-            values.update({task: inputs[:, task] for task in range(inputs.shape[1])})
-        for level, sizes in zip(self._wiring.levels, self._groups, strict=True):
-            hidden, first = [], 0
+            inputs = ops.squeeze(self.stem(inputs, training=training), axis=1)
+        mixtures = inputs  # below the first level: one input per task, if they have one each
+        for level, sizes, gate in zip(self._wiring.levels, self._groups, self.gate_levels, strict=True):
+            hidden, sources = [], iter(level.expert_inputs)
             for size in sizes:
-                hidden.append(next(experts)(values[level.expert_inputs[first]], training=training))
-                first += size
+                read = values_of(inputs, mixtures, list(islice(sources, size)))
+                hidden.append(next(experts)(read, training=training))
             hidden = hidden[0] if len(hidden) == 1 else ops.concatenate(hidden, axis=1)  # [batch, experts, units]
-            mixtures = {ROOT: inputs}
-            for number, each in enumerate(level.gates):
-                if not self._weighs(each):
-                    mixtures[number] = hidden[:, each.experts[0]]
-                    continue
-                query = values[each.query] if each.own_query is None else hidden[:, each.own_query]
-                weights = next(gates)(query)  # [batch, 1, experts of this gate]
-                everything = list(each.experts) == list(range(hidden.shape[1]))
-                read = hidden if everything else ops.take(hidden, list(each.experts), axis=1)
-                mixtures[number] = ops.squeeze(ops.matmul(weights, read), axis=1)  # [batch, units]
-            values = mixtures
-        return [values[output] for output in self._wiring.outputs]
+            parts = [next(gates) for each in level.gates if self._weighs(each)]
+            values, asked = queries_of(inputs, mixtures, hidden, level.gates) if gate.asks else (inputs, None)
+            weights = gate.weigh(values, asked, parts)
+            mixtures = mixtures_of(weights, hidden, level, gate)
+        return [mixtures[:, output] for output in self._wiring.outputs]
 
     def compute_output_shape(self, input_shape):
         return [(input_shape[0], self._wiring.levels[-1].hidden_units[-1])] * len(self._wiring.outputs)

@@ -6,6 +6,7 @@ from mtl_layers._keras import keras, ops
 from mtl_layers.experts import Experts
 from mtl_layers.gates import Gate, SoftmaxGate
 from mtl_layers.sharing._frozen_mixture import FrozenMixture
+from mtl_layers.sharing._level_tensors import mixtures_of, queries_of, query_shape, shape_of, values_of
 from mtl_layers.sharing._wiring import ROOT, gates_of
 
 
@@ -80,8 +81,8 @@ class Mixture(ExpertArguments):
             input_shape = (input_shape[0], self.stem_units)
         below = dict.fromkeys((ROOT, *range(self.num_tasks)), input_shape[-1])
         for level, experts, gates in zip(self._wiring.levels, self.expert_levels, self.gate_levels, strict=True):
-            experts.build(_shape(input_shape[0], level.expert_inputs, below))
-            gates.build(_query_shape(input_shape[0], level, below))
+            experts.build(shape_of(input_shape[0], level.expert_inputs, below))
+            gates.build(query_shape(input_shape[0], level, below))
             below = {ROOT: input_shape[-1], **dict.fromkeys(range(len(level.gates)), level.hidden_units[-1])}
         self.built = True
 
@@ -112,19 +113,17 @@ class Mixture(ExpertArguments):
 
     def _run(self, inputs, training):
         if self.stem is not None:
-            inputs = self.stem(inputs, training=training)[:, 0]  # the root feature, [batch, units]
+            inputs = ops.squeeze(self.stem(inputs, training=training), axis=1)  # the root feature, [batch, units]
         mixtures = inputs  # below the first level: one input per task, if they have one each
         all_weights, all_hidden = [], []
         for level, experts, gates in zip(self._wiring.levels, self.expert_levels, self.gate_levels, strict=True):
-            hidden = experts(_values(inputs, mixtures, level.expert_inputs), training=training)
+            hidden = experts(values_of(inputs, mixtures, level.expert_inputs), training=training)
             # Gates that ask nothing want the batch size and no more.
-            weights = gates(_queries(inputs, mixtures, hidden, level.gates) if gates.asks else inputs)
+            values, asked = queries_of(inputs, mixtures, hidden, level.gates) if gates.asks else (inputs, None)
+            weights = gates(values, asked=asked)
             all_weights.append(weights)
             all_hidden.append(hidden)
-            if not gates.weighs_one and all(len(gate.experts) == 1 for gate in level.gates):
-                mixtures = ops.take(hidden, [gate.experts[0] for gate in level.gates], axis=1)
-            else:
-                mixtures = ops.matmul(weights, hidden)  # [batch, gates, units]
+            mixtures = mixtures_of(weights, hidden, level, gates)
         return mixtures, all_weights, all_hidden
 
     def compute_output_shape(self, input_shape):
@@ -152,37 +151,3 @@ class Mixture(ExpertArguments):
         if isinstance(config.get("gate"), dict):
             config["gate"] = keras.saving.deserialize_keras_object(config["gate"])
         return cls(**config)
-
-
-def _shape(batch, sources, below):
-    width = below[sources[0]]
-    return (batch, width) if set(sources) == {sources[0]} else (batch, len(sources), width)
-
-
-def _values(inputs, mixtures, sources):
-    """What the readers get: one `[batch, dim]` if all read the same value, else `[batch, readers, dim]`."""
-    if set(sources) == {ROOT}:
-        return inputs
-    if set(sources) == {sources[0]}:
-        return mixtures[:, sources[0]]
-    if ROOT in sources:
-        raise ValueError("a level must read the root alone or mixtures alone; received: both")
-    if list(sources) == list(range(mixtures.shape[1])):
-        return mixtures
-    return ops.take(mixtures, list(sources), axis=1)
-
-
-def _query_shape(batch, level, below):
-    if all(gate.own_query is None for gate in level.gates):
-        return _shape(batch, [gate.query for gate in level.gates], below)
-    return (batch, len(level.gates), level.hidden_units[-1])
-
-
-def _queries(inputs, mixtures, hidden, gates):
-    """What the gates read: values from below, or experts of their own level (beside which only the root may stand)."""
-    if all(gate.own_query is None for gate in gates):
-        return _values(inputs, mixtures, [gate.query for gate in gates])
-    if any(gate.own_query is None for gate in gates):
-        hidden = ops.concatenate([hidden, ops.expand_dims(inputs, 1)], axis=1)  # the root comes last: index -1
-    count = hidden.shape[1]
-    return ops.take(hidden, [(ROOT if g.own_query is None else g.own_query) % count for g in gates], axis=1)

@@ -77,8 +77,8 @@ def gates_of(prototype, num_experts, gates, **kwargs):
 class Pruned:
     """What is left of a wiring: itself renumbered, and for each level where its parts came from.
 
-    Experts are in groups: those of a group read the same value and are needed by the same tasks, so that one batched
-    matmul evaluates them and whoever drops a task drops whole groups.
+    Experts are in groups: those of a group read the root, or mixtures, and are needed by the same tasks, so that one
+    batched matmul evaluates them and whoever drops a task drops whole groups.
     """
 
     wiring: Wiring
@@ -95,7 +95,7 @@ def prune(wiring, tasks, groups=None):
         if groups is None:
             formed = {}
             for expert, who in enumerate(expert_needs):
-                formed.setdefault((level.expert_inputs[expert], who), []).append(expert)
+                formed.setdefault((level.expert_inputs[expert] == ROOT, who), []).append(expert)
             candidates = formed.values()
         else:
             candidates = groups[depth]
@@ -103,18 +103,22 @@ def prune(wiring, tasks, groups=None):
         experts = [expert for group in kept for expert in group]
         expert_number = {expert: number for number, expert in enumerate(experts)}
         gates = tuple(gate for gate, who in enumerate(gate_needs) if who)
+        rewired = [
+            GateWiring(
+                gate_number.get(level.gates[gate].query, ROOT),
+                tuple(expert_number[expert] for expert in level.gates[gate].experts),
+                expert_number.get(level.gates[gate].own_query),
+                tuple(expert_number[expert] for expert in level.gates[gate].native),
+            )
+            for gate in gates
+        ]
+        # A gate over one expert asks nothing: it goes with one that does, for queries must be of one kind.
+        asking = next((gate for gate in rewired if len(gate.experts) > 1), GateWiring(ROOT, ()))
+        silent = {"query": asking.query, "own_query": asking.own_query}
         levels.append(
             Level(
                 expert_inputs=tuple(gate_number[level.expert_inputs[expert]] for expert in experts),
-                gates=tuple(
-                    GateWiring(
-                        gate_number.get(level.gates[gate].query, ROOT),
-                        tuple(expert_number[expert] for expert in level.gates[gate].experts),
-                        expert_number.get(level.gates[gate].own_query),
-                        tuple(expert_number[expert] for expert in level.gates[gate].native),
-                    )
-                    for gate in gates
-                ),
+                gates=tuple(gate if len(gate.experts) > 1 else replace(gate, **silent) for gate in rewired),
                 hidden_units=level.hidden_units,
             )
         )

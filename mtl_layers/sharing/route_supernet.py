@@ -198,7 +198,9 @@ class RouteSupernet(keras.layers.Layer):
             routes = self._given_route
         elif not training:
             routes = self.policy(routes)
-        root = inputs if self.stem is None else self.stem(inputs, training=training)[:, 0]  # [batch, units]
+        root = (
+            inputs if self.stem is None else ops.squeeze(self.stem(inputs, training=training), axis=1)
+        )  # [batch, units]
         values, start, all_weights, all_hidden = root, 0, [], []
         selected = self.gates.select(routes)
         for layer, stack in enumerate(self.subnetworks):

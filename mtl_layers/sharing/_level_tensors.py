@@ -1,0 +1,53 @@
+"""The tensors of one `Level`: what its experts and gates get, and what comes of them."""
+
+from mtl_layers._keras import ops
+from mtl_layers.sharing._wiring import ROOT
+
+
+def shape_of(batch, sources, below):
+    width = below[sources[0]]
+    return (batch, width) if set(sources) == {sources[0]} else (batch, len(sources), width)
+
+
+def values_of(inputs, mixtures, sources):
+    """What the readers get: one `[batch, dim]` if all read the same value, else `[batch, readers, dim]`."""
+    if set(sources) == {ROOT}:
+        return inputs
+    if set(sources) == {sources[0]}:
+        return mixtures[:, sources[0]]
+    if ROOT in sources:
+        raise ValueError("a level must read the root alone or mixtures alone; received: both")
+    if list(sources) == list(range(mixtures.shape[1])):
+        return mixtures
+    return ops.take(mixtures, list(sources), axis=1)
+
+
+def query_shape(batch, level, below):
+    if all(gate.own_query is None for gate in level.gates):
+        return shape_of(batch, [gate.query for gate in level.gates], below)
+    return (batch, len(level.gates), level.hidden_units[-1])
+
+
+def queries_of(inputs, mixtures, hidden, gates):
+    """What the gates ask: one `[batch, dim]` and None; or `[batch, values, dim]`, and for each gate which of them.
+
+    That is values from below, or experts of their own level, beside which only the root may stand.
+    """
+    if all(gate.own_query is None for gate in gates):
+        values, asked = mixtures, [gate.query for gate in gates]
+    else:
+        values, asked = hidden, [gate.own_query for gate in gates]
+        if None in asked:
+            values = ops.concatenate([hidden, ops.expand_dims(inputs, 1)], axis=1)
+            asked = [hidden.shape[1] if query is None else query for query in asked]
+    if set(asked) == {asked[0]}:
+        return values_of(inputs, values, asked), None
+    return values, asked
+
+
+def mixtures_of(weights, hidden, level, gate):
+    """`[batch, gates, units]`: experts by their weights; where each gate has one expert, and weight 1, that expert."""
+    if gate.weighs_one or any(len(each.experts) > 1 for each in level.gates):
+        return ops.matmul(weights, hidden)
+    lone = [each.experts[0] for each in level.gates]
+    return hidden if lone == list(range(hidden.shape[1])) else ops.take(hidden, lone, axis=1)
