@@ -239,6 +239,21 @@ def test_the_penalty_does_not_grow_with_the_batch(rng):
     np.testing.assert_allclose(penalty(layer, np.tile(x, (10, 1))), penalty(layer, x), rtol=1e-5)
 
 
+def test_a_frozen_mixture_keeps_the_penalty_of_the_gates_that_it_keeps(rng):
+    x = rng.normal(size=(6, DIM)).astype("float32")
+    layer = mtl.MMoE(3, 4, (4,), gate=mtl.DSelectKGate(2, entropy=0.25))
+
+    def added(layer):
+        layer(x)
+        return sum(float(loss) for loss in layer.losses)
+
+    whole = added(layer)
+    frozen = layer.freeze()
+    np.testing.assert_allclose(added(frozen), whole, rtol=1e-6)
+    np.testing.assert_allclose(sum(added(frozen.freeze([task])) for task in range(3)), whole, rtol=1e-6)
+    assert added(frozen.freeze([1])) > 0.25
+
+
 def test_without_a_factor_or_settled_there_is_no_penalty(rng):
     x = rng.normal(size=(6, DIM)).astype("float32")
     assert penalty(mtl.DSelectKGate(2, 4), x) == 0.0
