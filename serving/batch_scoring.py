@@ -72,7 +72,12 @@ def score(
 
     from serving.scoring.part_files import PartFiles
     from serving.scoring.row_readers import open_rows
-    from serving.scoring.score_files import check_tfrecord_schema, write_parquet, write_tfrecord
+    from serving.scoring.score_files import (
+        check_tfrecord_batch,
+        check_tfrecord_schema,
+        write_parquet,
+        write_tfrecord,
+    )
     from serving.scoring.scoring_signature import ScoringSignature
 
     scorer = ScoringSignature(model, signature, from_examples=input.suffix in _TFRECORD)
@@ -107,7 +112,10 @@ def score(
             for batch in rows.batches(resumed, batch_size):
                 columns = scorer(batch, first_row=end)
                 arrays = [*(batch.column(key) for key in keys), *columns]
-                waiting.append(pa.RecordBatch.from_arrays(arrays, schema=schema))
+                scored = pa.RecordBatch.from_arrays(arrays, schema=schema)
+                if write is write_tfrecord:
+                    check_tfrecord_batch(scored, first_row=end)
+                waiting.append(scored)
                 end += len(batch)
                 if end - parts.rows >= rows_per_part:
                     parts.add(pa.Table.from_batches(waiting))

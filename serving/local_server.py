@@ -76,8 +76,10 @@ class LocalServer:
         self._thread.start()
         try:
             self._stop = ready.result()
-        except BaseException:
-            self._thread.join()
+        except BaseException:  # an interrupt, too: what is then still starting stops as soon as it has
+            ready.add_done_callback(lambda done: done.exception() or done.result()())
+            if ready.done():
+                self._thread.join()
             self._thread = None
             raise
         return self

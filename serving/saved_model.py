@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import keyword
 import os
+import re
 import shutil
 import tempfile
 from functools import partial
@@ -19,7 +21,7 @@ from serving.exporting.manifest import write_manifest
 from serving.exporting.parsing import parsing_spec
 from serving.exporting.score import SCORE, SCORE_WITH_WEIGHTS, check_score, score_functions
 from serving.exporting.warmup import check_batch_sizes, write_warmup_requests
-from serving.versions import find_versions
+from serving.versions import MAX_VERSION, find_versions
 
 DEFAULT = "serving_default"
 EXAMPLES = "examples"
@@ -43,7 +45,7 @@ def export(model, directory, tasks=None, *, score=None, version=None, warmup=Non
         score: A `mtl.ScoreFusion` over tasks and features, for two more signatures. `score` gives the score with the
             weights that the layer has now: after `score.assign` export the same model again. `score_with_weights` takes
             the weights as inputs, `weight_<name>` of shape `[batch, 1]` each. Defaults to `None`.
-        version: A positive integer. Defaults to `None`: the highest version there, plus 1.
+        version: An integer from 1 to 2**63 - 1. Defaults to `None`: the highest version there, plus 1.
         warmup: Dict of raw feature arrays whose rows fill the warm-up requests. Defaults to `None`: empty strings and
             zeros.
         batch_sizes: Batch sizes to warm up, positive integers, for every signature; give the server's
@@ -57,8 +59,9 @@ def export(model, directory, tasks=None, *, score=None, version=None, warmup=Non
         FileExistsError: If the version exists.
         OSError: If the directory cannot be written; nothing is then published.
         ValueError: If a task is unknown, bears a reserved name, or is also an input (a label among the features),
-            `score` has a weight for something else, `directory` is a URL, or `warmup` lacks a feature or has rows that
-            the model refuses; nothing is then published.
+            `score` has a weight for something else, a feature's name cannot be that of a signature's input,
+            `directory` is a URL, or `warmup` lacks a feature or has rows that the model refuses; nothing is then
+            published.
 
     Example:
         >>> path = serving.export(model, "models/ranker", warmup=rows, batch_sizes=(1, 32))
@@ -88,6 +91,7 @@ def export(model, directory, tasks=None, *, score=None, version=None, warmup=Non
         except OSError:
             _refuse_existing(final)
             raise
+        _sync_one(directory)  # or a version that was told of would be lost with the power
     except (OSError, tf.errors.OpError) as error:
         if isinstance(error, FileExistsError):
             raise
@@ -143,6 +147,8 @@ def _views(model, tasks, score):
     features = {
         name: tf.TensorSpec(tensor.shape, tf.as_dtype(tensor.dtype), name=name) for name, tensor in given.items()
     }
+    for name in features:
+        _check_feature_name(name)
     signatures = (DEFAULT, EXAMPLES) if score is None else (DEFAULT, EXAMPLES, SCORE, SCORE_WITH_WEIGHTS)
     reserved = [name for name in names if name in signatures]
     if reserved:
@@ -154,6 +160,16 @@ def _views(model, tasks, score):
         )
     scored = None if score is None else view(check_score(score, names, features))
     return {DEFAULT: everything, **{name: view([name]) for name in names}}, scored, features
+
+
+def _check_feature_name(name):
+    """Refuses what no signature can have as an input, before TensorFlow does in other words."""
+    legal = re.fullmatch(r"[A-Za-z0-9.][A-Za-z0-9_.>-]*", name) and not keyword.iskeyword(name)
+    if not legal or name in ("self", EXAMPLES):
+        raise ValueError(
+            "`model` must have features with names of letters, digits and _.- that begin with a letter or digit, "
+            f"other than Python's keywords, 'self' and '{EXAMPLES}'; received: {name!r}"
+        )
 
 
 def _numbered(outputs):
@@ -190,9 +206,9 @@ def _lookups(model):
 
 def _new_version(directory, version):
     if version is None:
-        return max(find_versions(directory), default=0) + 1
-    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise ValueError(f"`version` must be a positive integer; received: version={version!r}")
+        version = max(find_versions(directory), default=0) + 1
+    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= MAX_VERSION:
+        raise ValueError(f"`version` must be an integer from 1 to {MAX_VERSION}; received: version={version!r}")
     _refuse_existing(directory / str(version))
     return version
 
@@ -208,8 +224,12 @@ def _refuse_existing(path):
 def _sync(path):
     """Forces files and directories to disk before the rename makes them visible."""
     for entry in [path, *path.rglob("*")]:
-        descriptor = os.open(entry, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync_one(entry)
+
+
+def _sync_one(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

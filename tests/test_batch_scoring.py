@@ -26,6 +26,7 @@ import serving
 from mtl_layers._keras import keras
 from serving.batch_scoring import ScoringSummary, main, score
 from serving.scoring.part_files import PartFiles
+from serving.scoring.row_readers import open_rows
 from serving.scoring.score_files import write_parquet, write_tfrecord
 
 pytestmark = [pytest.mark.needs_tensorflow, pytest.mark.once]  # serving never touches Keras
@@ -346,6 +347,25 @@ def test_directory_of_parquet_parts(tiny, tmp_path):
         run(tiny, None, tmp_path, name="empty", overwrite=True)
 
 
+def test_parts_of_a_directory_may_differ_in_whether_nulls_are_possible(tiny, tmp_path):
+    source = tmp_path / "rows"
+    source.mkdir()
+    strict = pa.schema([field.with_nullable(False) for field in ROWS.schema])
+    for number, table in enumerate([ROWS.cast(strict), ROWS, ROWS.cast(strict)]):
+        pq.write_table(table, source / f"part-{number}.parquet")
+    found = run(tiny, None, tmp_path, name="rows", keys=["id"], batch_size=2, rows_per_part=2)
+    assert found.to_pydict() == {"id": [70, 80, 90] * 3, "click": CLICK * 3, "purchase": [c / 2 for c in CLICK] * 3}
+
+
+def test_an_empty_line_of_a_single_column_is_a_row(tmp_path):
+    (tmp_path / "rows.csv").write_text("g\na\n\nb\n")
+    rows = open_rows(tmp_path / "rows.csv", {"g": tf.TensorSpec([None], tf.string, name="g")}, [])
+    assert [batch.to_pydict() for batch in rows.batches(0, 2)] == [{"g": ["a", ""]}, {"g": ["b"]}]
+    (tmp_path / "two.csv").write_text("g,h\na,1\n\nb,2\n")  # of two columns it is none
+    rows = open_rows(tmp_path / "two.csv", {"g": tf.TensorSpec([None], tf.string, name="g")}, ["h"])
+    assert [batch.num_rows for batch in rows.batches(0, 9)] == [2]
+
+
 def test_csv(tiny, tmp_path):
     text = '\ufeffid,country,note,price\n007,fr,"two\nlines",1\n8,,,2.5\n9,NA,"a ""b""",4\n'
     found = run(tiny, text, tmp_path, name="rows.csv", keys=["id", "country", "note"], batch_size=2)
@@ -443,9 +463,32 @@ def test_tfrecord_as_output(tiny, tmp_path):
     with pytest.raises(TypeError) as caught:
         run(tiny, table, tmp_path, output="other.tfrecord", keys=["share"])
     assert str(caught.value) == (
-        "Column 'share' must be text, bytes, integers, booleans or float32 to be written as tf.train.Example; "
+        "Column 'share' must be text, bytes, integers of int64, booleans or float32 to be written as tf.train.Example; "
         "received: type=double; write Parquet instead"
     )
+
+
+@pytest.mark.parametrize(
+    ("column", "error", "text"),
+    [
+        (pa.array([1, 2, 2**63], pa.uint64()), TypeError, "Column 'key' must be .*; received: type=uint64; write Parq"),
+        (
+            pa.array([["a"], ["b"], ["c", None]]),
+            ValueError,
+            "Column 'key' must have no nulls .*; received: one in row 2",
+        ),
+        (pa.array([["a"], None, []], pa.list_(pa.string())), None, ""),
+    ],
+)
+def test_keys_without_a_place_in_an_example_are_refused_before_their_rows_are_kept(tiny, tmp_path, column, error, text):
+    table = ROWS.append_column("key", column)
+    arguments = {"output": "scores.tfrecord", "keys": ["key"], "batch_size": 1, "rows_per_part": 1}
+    if error is None:
+        run(tiny, table, tmp_path, **arguments)
+        return
+    with pytest.raises(error, match=text):
+        run(tiny, table, tmp_path, **arguments)
+    assert len(list(tmp_path.glob("scores.tfrecord.partial/rows-*"))) == (2 if error is ValueError else 0)
 
 
 def test_tfrecord_that_cannot_be_written(tmp_path):

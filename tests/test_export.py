@@ -9,6 +9,8 @@ import textwrap
 import threading
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 from conftest import UNMEASURED
@@ -400,6 +402,16 @@ def test_versions_count_up_and_are_never_overwritten(model, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "7", "8"]
 
 
+def test_a_clock_in_nanoseconds_is_a_version(model, tmp_path):
+    clock, last = 1_795_371_484_857_757_029, 2**63 - 1
+    serving.export(model, tmp_path, tasks=["like"], version=clock, verbose=False)
+    assert serving.export(model, tmp_path, tasks=["like"], verbose=False).name == str(clock + 1)
+    (tmp_path / str(last)).mkdir()
+    (tmp_path / str(last + 1)).mkdir()  # no version: TensorFlow Serving does not see it either
+    with pytest.raises(ValueError, match=r"`version` must be an integer from 1 to .*; received: version=92.*808"):
+        serving.export(model, tmp_path, tasks=["like"])
+
+
 def test_a_watcher_never_sees_half_a_version(model, tmp_path):
     seen, done = [], threading.Event()
 
@@ -450,8 +462,9 @@ def plain(task="a", name="x"):
     ("make", "arguments", "text"),
     [
         (plain, {"tasks": ["b"]}, r"`tasks` must be distinct names among \['a'\]; received: tasks=\['b'\]"),
-        (plain, {"version": 0}, "`version` must be a positive integer; received: version=0"),
-        (plain, {"version": True}, "`version` must be a positive integer; received: version=True"),
+        (plain, {"version": 0}, "`version` must be an integer from 1 to 9223372036854775807; received: version=0"),
+        (plain, {"version": 2**63}, "`version` must be an integer from 1 to 9223372036854775807; received: version=92"),
+        (plain, {"version": True}, "`version` must be an integer from 1 to .*; received: version=True"),
         (plain, {"warmup": {"y": [1]}}, r"`warmup` must have every feature; missing: 'x'; received: \['y'\]"),
         (plain, {"warmup": {"x": np.zeros((0, 3))}}, "`warmup` must have at least one row; received: 0 rows of 'x'"),
         (plain, {"batch_sizes": range(1, 400)}, "`batch_sizes` must give at most 1000 warm-up requests"),
@@ -464,6 +477,27 @@ def test_refusals_leave_nothing_behind(make, arguments, text, tmp_path):
     with pytest.raises(ValueError, match=text):
         serving.export(make(), tmp_path, verbose=False, **arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["user id", "größe", "_x", "x:0", "class", "self", "examples"])
+def test_feature_names_that_no_signature_can_have_are_refused_by_name(name, tmp_path):
+    inputs = {name: keras.Input((3,), name=name)}
+    model = keras.Model(inputs, mtl.Towers({"a": ()})(mtl.SharedBottom(1, (2,))(inputs[name])))
+    with pytest.raises(ValueError, match=f"`model` must have features with names of letters.*; received: '{name}'"):
+        serving.export(model, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["C-1", "a.b", "1st"])
+def test_feature_names_that_are_no_python_names_are_exported_and_scored(name, tmp_path, rng):
+    inputs = {name: keras.Input((1,), name=name)}
+    model = keras.Model(inputs, mtl.Towers({"a": ()})(mtl.SharedBottom(1, (2,))(inputs[name])))
+    x = rng.normal(size=(5, 1)).astype("float32")
+    serving.export(model, tmp_path / "model", verbose=False)
+    pq.write_table(pa.table({name: x[:, 0]}), tmp_path / "rows.parquet")
+    serving.score(tmp_path / "model", tmp_path / "rows.parquet", tmp_path / "scores.parquet", progress=False)
+    found = pq.read_table(tmp_path / "scores.parquet")["a"].to_numpy()
+    np.testing.assert_allclose(found, model.predict({name: x}, verbose=0)["a"][:, 0], atol=1e-6)
 
 
 def test_an_unknown_task_of_a_plain_model_is_refused(tmp_path):

@@ -82,6 +82,8 @@ def test_out_of_vocabulary_values_spread_over_their_buckets_only():
         ("string", "fr\r\nde", ("fr", "de")),
         ("string", "\n ü \n\u2028\n", ("", " ü ", "\u2028")),
         ("int64", "30\n-4\n", (30, -4)),
+        ("string", "\ufefffr\nde\n", ("fr", "de")),
+        ("int64", "\ufeff30\n-4\n", (30, -4)),
     ],
 )
 @pytest.mark.parametrize("kind", [str, Path])
@@ -195,6 +197,15 @@ def test_float32_must_have_a_thousand_steps_to_a_standard_deviation(mean, deviat
     else:
         with pytest.raises(ValueError, match="`x` must vary by more than float32 rounds it"):
             adapt(Numeric(), values)
+
+
+def test_a_deviation_too_small_to_divide_by_is_refused():
+    values = 1.1e-7 * np.array([-1.0, 1.0])
+    layer = mtl.FeatureEmbedding({"x": adapt(Numeric(), values)})
+    np.testing.assert_allclose(ops.convert_to_numpy(layer({"x": values}))[:, 0], [-1.0, 1.0], rtol=1e-5)
+    message = "`x` must have a standard deviation of at least 1e-07: multiply it before; received: 9e-08"
+    with pytest.raises(ValueError, match=message):
+        adapt(Numeric(), 0.9e-7 * np.array([-1.0, 1.0]))
 
 
 @pytest.mark.parametrize("spec", [Numeric(nan_value=0.0), Bucketized()])
@@ -333,6 +344,10 @@ def test_a_specification_survives_json(spec):
         (lambda: Bucketized(width=0), "`width` must be an integer of at least 1; received: width=0"),
         (lambda: Numeric(mean=1.0), "`mean` and `variance` must be given together; received: mean=1.0"),
         (lambda: Numeric(mean=1.0, variance=-1.0), "`variance` must be at least 0; received: variance=-1.0"),
+        (
+            lambda: Numeric(mean=0.0, variance=1e-15),
+            "deviation of at least 1e-07: multiply .* received: variance=1e-15",
+        ),
         (lambda: Bucketized(1), "`num_buckets` must be an integer of at least 2; received: num_buckets=1"),
         (lambda: Bucketized(boundaries=()), r"`boundaries` must be finite, ascend, and hold at least one; rec.*\(\)"),
         (lambda: Bucketized(boundaries=(2, 1)), r"received: boundaries=\(2.0, 1.0\)"),

@@ -209,6 +209,23 @@ def test_a_server_can_be_stopped_and_started_again(model):
         assert client.predict(ROW)["click"].tolist() == [[2.0]]
 
 
+def test_an_interrupt_while_it_starts_leaves_no_server(model, monkeypatch):
+    server, threads = LocalServer(model), []
+
+    def interrupted(ready, *_):
+        threads.append(server._thread)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("serving.local_server.Future.result", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            server.start()
+    threads[0].join(60)
+    assert not threads[0].is_alive()
+    with server, Client(f"127.0.0.1:{server.port}") as client:
+        assert client.predict(ROW)["click"].tolist() == [[2.0]]
+
+
 def test_two_servers_in_one_process(model, tmp_path, caplog):
     write_tiny_model(tmp_path, 7, scale=7.0)
     with LocalServer(model) as one, LocalServer(tmp_path) as other, ThreadPoolExecutor(4) as pool:

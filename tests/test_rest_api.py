@@ -266,6 +266,8 @@ def test_a_body_that_is_too_large(tmp_path, monkeypatch):
         ("GET", "/v1/models/tiny/versions/9", 404, "Could not find version 9 of model tiny; this server has: tiny"),
         ("GET", "/v1/models/other/metadata", 404, "Servable not found for request: Latest(other)"),
         ("POST", "/v1/models/other:predict", 404, "Servable not found for request: Latest(other)"),
+        ("GET", "/v1/models/tiny/versions/9223372036854775807", 404, "Could not find version 9223372036854775807 of"),
+        ("GET", "/v1/models/tiny/versions/9223372036854775808", 400, "Malformed request: GET /v1/mod"),
         ("GET", "/v1/models/tiny/versions/one", 400, "Malformed request: GET /v1/models/tiny/versions/one"),
         ("POST", "/v1/models/tiny", 400, "Malformed request: POST /v1/models/tiny"),
         ("DELETE", "/v1/models/tiny", 400, "Malformed request: DELETE /v1/models/tiny"),

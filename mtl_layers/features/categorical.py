@@ -103,7 +103,7 @@ class Categorical(Spec):
     def _read(self, path):
         """The values in a file, one a line."""
         try:
-            lines = Path(path).read_text("utf-8").split("\n")  # splitlines would cut at more than ends of lines
+            lines = Path(path).read_text("utf-8-sig").split("\n")  # splitlines would cut at more than ends of lines
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(
                 f"`vocabulary` must be values or the path of a UTF-8 text file; received: vocabulary={path!r} ({error})"

@@ -7,6 +7,8 @@ import numpy as np
 from mtl_layers._keras import keras
 from mtl_layers.features.spec import Spec
 
+SMALLEST = 1e-7  # standard deviation: `Normalization` divides by no less
+
 
 @dataclass(frozen=True)
 class Numeric(Spec):
@@ -23,9 +25,10 @@ class Numeric(Spec):
             call, since one NaN would turn every prediction of its row into NaN.
 
     Raises:
-        ValueError: If only one of `mean` and `variance` is given, or `variance` is negative; by `adapt`, if values are
-            no numbers (dates and strings are none), a number is not finite, or the model's float32 cannot resolve them:
-            its steps near the mean are above 0.001 standard deviations, as for Unix seconds within a day.
+        ValueError: If only one of `mean` and `variance` is given, or `variance` is negative, or so small that the
+            standard deviation is below 1e-7; by `adapt`, also if values are no numbers (dates and strings are none), a
+            number is not finite, or the model's float32 cannot resolve them: its steps near the mean are above 0.001
+            standard deviations, as for Unix seconds within a day.
 
     Example:
         >>> learned = mtl.features.Numeric()
@@ -45,6 +48,11 @@ class Numeric(Spec):
             )
         if self.variance is not None and not self.variance >= 0:
             raise ValueError(f"`variance` must be at least 0; received: variance={self.variance}")
+        if self.variance and np.sqrt(self.variance) < SMALLEST:
+            raise ValueError(
+                f"`variance` must be 0 or that of a standard deviation of at least {SMALLEST}: multiply the feature "
+                f"before; received: variance={self.variance}"
+            )
 
     @property
     def adapted(self):
@@ -75,6 +83,11 @@ class Numeric(Spec):
         if variance <= rounding:
             return replace(self, mean=float(mean), variance=0.0)
         deviation = np.sqrt(variance)
+        if deviation < SMALLEST:
+            raise ValueError(
+                f"`{name}` must have a standard deviation of at least {SMALLEST}: multiply it before; "
+                f"received: {deviation:.3g}"
+            )
         with np.errstate(all="ignore"):  # beyond float32 the step is NaN
             step = np.spacing(np.float32(abs(mean)))
         if not step <= 1e-3 * deviation:

@@ -59,7 +59,8 @@ class _ParquetRows:
         _check_columns(paths[0], first.names, inputs, keys)
         for name, spec in inputs.items():
             check_column(name, first.field(name).type, spec)
-        self.schema = pa.schema([first.field(name) for name in _columns(inputs, keys)])
+        # Whether a column may have nulls is for `column_tensors` to say, and may differ from file to file.
+        self.schema = pa.schema([first.field(name).with_nullable(True) for name in _columns(inputs, keys)])
         self.num_rows = 0
         for path in paths:
             file = self._open(path)
@@ -85,7 +86,8 @@ class _ParquetRows:
             left = list(range(first, len(groups)))
             with _readable(path):
                 for batch in file.iter_batches(size, row_groups=left, columns=self.schema.names):
-                    yield batch.select(self.schema.names).slice(start)
+                    columns = batch.select(self.schema.names).columns
+                    yield pa.RecordBatch.from_arrays(columns, schema=self.schema).slice(start)
                     start = max(0, start - len(batch))
 
     @staticmethod
@@ -104,6 +106,7 @@ class _CsvRows:
             names = next(csv.reader(stream), None)
         if names is None:
             raise ValueError(f"`input` must have a header row; received: input='{path}', which is empty")
+        self._one_column = len(names) == 1
         _check_columns(path, names, inputs, keys)
         types = {name: _arrow_type(spec) for name, spec in inputs.items()}
         for name, spec in inputs.items():
@@ -131,7 +134,8 @@ class _CsvRows:
             null_values=[],  # "NA" and "" are values like any other
             strings_can_be_null=False,
         )
-        parsing = pa_csv.ParseOptions(newlines_in_values=True)
+        # Of one column, an empty line is a row with the value "".
+        parsing = pa_csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=not self._one_column)
         yield from pa_csv.open_csv(self.paths[0], parse_options=parsing, convert_options=options)
 
 

@@ -1,6 +1,7 @@
 """Scores as Parquet, or as TFRecord of tf.train.Example."""
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 
@@ -41,14 +42,27 @@ def check_tfrecord_schema(schema):
     for field in schema:
         if _kind(field.type) is None:
             raise TypeError(
-                f"Column '{field.name}' must be text, bytes, integers, booleans or float32 to be written as "
+                f"Column '{field.name}' must be text, bytes, integers of int64, booleans or float32 to be written as "
                 f"tf.train.Example; received: type={field.type}; write Parquet instead"
+            )
+
+
+def check_tfrecord_batch(batch, first_row):
+    """Refuses rows that `write_tfrecord` could not write: an Example has no place for a null in a list."""
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if pa.types.is_nested(column.type) and pc.any(pc.is_null(column.flatten())).as_py():
+            row = next(row for row, values in enumerate(column.to_pylist()) if values and None in values)
+            raise ValueError(
+                f"Column '{name}' must have no nulls in its lists to be written as tf.train.Example; "
+                f"received: one in row {first_row + row}; write Parquet instead"
             )
 
 
 def _kind(found):
     if pa.types.is_list(found) or pa.types.is_fixed_size_list(found):
         found = found.value_type
+    if pa.types.is_uint64(found):
+        return None
     if pa.types.is_integer(found) or pa.types.is_boolean(found):
         return "int64"
     if pa.types.is_float32(found) or pa.types.is_float16(found):

@@ -54,7 +54,9 @@ class ScoringSignature:
             raise ValueError(f"`signature` must be one of {sorted(known)}; received: signature='{signature}'")
         self.name = signature
         self._function = known[signature]
-        self.inputs = dict(sorted(self._function.structured_input_signature[1].items()))
+        # By the specs' own names: the keys are Python's, `C_1` for a feature `C-1`.
+        specs = self._function.structured_input_signature[1].values()
+        self.inputs = {spec.name: spec for spec in sorted(specs, key=lambda spec: spec.name)}
         specs = self._function.structured_outputs
         self.fields = [pa.field(task, _arrow_type(task, specs[task])) for task in _task_order(self.path, specs)]
 

@@ -13,9 +13,10 @@ from tensorflow_serving.apis import get_model_metadata_pb2
 from serving.request_error import RequestError
 from serving.server.model_service import status_response
 from serving.server.tensor_json import read_predict_request, write_predict_response
+from serving.versions import MAX_VERSION
 
 _LOG = logging.getLogger(__name__)
-_MODEL = r"/v1/models/([^/:]+)(?:/versions/(\d{1,18}))?"
+_MODEL = r"/v1/models/([^/:]+)(?:/versions/(\d{1,19}))?"
 _PREDICT = re.compile(_MODEL + r":(predict|classify|regress)", re.IGNORECASE)
 _LOOK = re.compile(_MODEL + r"(/metadata)?", re.IGNORECASE)
 _MAX_BODY = 2**30
@@ -64,6 +65,8 @@ class RestApi:
             raise RequestError("INVALID_ARGUMENT", f"Malformed request: {request.method} {path}")
         name = unquote(match[1])
         version = int(match[2]) if match[2] else None
+        if version is not None and version > MAX_VERSION:
+            raise RequestError("INVALID_ARGUMENT", f"Malformed request: {request.method} {path}")
         if request.method == "POST":
             if match[3].lower() != "predict":
                 raise RequestError("UNIMPLEMENTED", f":{match[3]} is not served here; use :predict")
