@@ -4,15 +4,20 @@ A stacked `[experts, in, out]` kernel handed to Glorot has the wrong fan, and on
 for every part makes the parts equal, so that a gate over them gets no gradient at the start.
 """
 
+from numbers import Integral
+
 import numpy as np
 
 from mtl_layers._keras import keras, ops
 
 
 def _draw(initializer, part, shape, dtype):
+    if not hasattr(initializer, "get_config"):  # a plain function
+        return initializer(shape, dtype=dtype)
     config = initializer.get_config()
     seed = config.get("seed")
-    if seed is not None and not isinstance(seed, int):  # a generator: it moves on by itself, and its clones start anew
+    if seed is not None and not isinstance(seed, Integral):
+        # A generator: it moves on by itself, and its clones start anew.
         return initializer(shape, dtype=dtype)
     if seed is not None:
         config["seed"] += part

@@ -43,6 +43,9 @@ def freeze(model, tasks=None):
         raise ValueError(f"`tasks` must be distinct names among {list(known)}; received: tasks={tasks!r}")
     wanted = tuple(towers.output_names.index(name) for name in names)
     frozen_sharing, frozen_towers = sharing.freeze(towers.reads(wanted)), towers.freeze(wanted)
+    for source, made in ((sharing, frozen_sharing), (towers, frozen_towers)):
+        if not source.trainable:
+            made.trainable = False
     values = frozen_sharing(sharing.input)
     outputs = frozen_towers(TaskWise(between)(values) if between else values)
     frozen = keras.Model(model.input, outputs, name=f"{model.name}_frozen")

@@ -371,6 +371,39 @@ def test_what_only_gradients_of_tasks_need():
     scaled = keras.mixed_precision.LossScaleOptimizer(keras.optimizers.SGD())
     with pytest.raises(ValueError, match="`optimizer` must not scale the loss, as for float16, under PCGrad"):
         shared_line(PCGrad(TASKS), scaled)
+    if hasattr(keras.optimizers.SGD(), "loss_scale_factor"):
+        scaled = keras.optimizers.SGD(loss_scale_factor=8.0)
+        with pytest.raises(ValueError, match="`optimizer` must not scale the loss, as for float16, under PCGrad"):
+            shared_line(PCGrad(TASKS), scaled)
+
+
+@pytest.mark.needs_tensorflow
+@pytest.mark.parametrize("kind", [PCGrad, GradNorm])
+def test_towers_of_a_model_within_are_no_more_shared_than_others(kind, rng):
+    x = rng.normal(size=(16, 3)).astype("float32")
+    labels = {
+        task: rng.normal(sign * 5.0, size=16).astype("float32") for task, sign in zip(TASKS, (1, -1), strict=True)
+    }
+
+    def trained(nested, start=None):
+        inputs, top = keras.Input((3,)), keras.Input((4,))
+        towers = mtl.Towers({task: mtl.towers.Regression((2,)) for task in TASKS})
+        bottom = mtl.SharedBottom(2, (4,))
+        features = keras.layers.Dense(4)(inputs)
+        outputs = keras.Model(top, towers(bottom(top)))(features) if nested else towers(bottom(features))
+        model = BalancedModel(inputs, outputs, kind(TASKS))
+        model.compile(keras.optimizers.SGD(0.1), **mtl.losses.per_task(dict.fromkeys(TASKS, "mse")))
+        before = [array(weight) for weight in model.trainable_weights]
+        for weight, value in zip(model.trainable_weights, start or before, strict=True):
+            weight.assign(value)
+        for _ in range(2):
+            model.train_on_batch(x, labels)
+        return before, [array(weight) for weight in model.trainable_weights]
+
+    start, flat = trained(nested=False)
+    _, nested = trained(True, start)
+    for one, other in zip(nested, flat, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow has the gradients of tasks")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import reference
+from conftest import LEGACY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,6 +34,23 @@ def test_ones_worked_by_hand():
     layer = mtl.Experts(2, (3, 1), kernel_initializer="ones", bias_initializer="ones")
     # (1 + 2) + 1 = 4 in each of three units, then 4 + 4 + 4 + 1
     np.testing.assert_array_equal(ops.convert_to_numpy(layer(np.array([[1.0, 2.0]], "float32"))), [[[13.0], [13.0]]])
+
+
+@pytest.mark.skipif(not LEGACY, reason="Keras 3 refuses other seeds than Python's integers")
+def test_a_seed_of_numpys_gives_every_expert_another_start():
+    drawn = []
+    for seed in (3, np.int64(3)):
+        layer = mtl.Experts(3, (4,), kernel_initializer=keras.initializers.GlorotUniform(seed=seed))
+        layer.build((None, 5))
+        drawn.append(reference.array(layer.kernels[0]))
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert np.abs(np.diff(drawn[0], axis=0)).max(axis=(1, 2)).min() > 0.1
+
+
+def test_a_function_may_be_the_initializer():
+    layer = mtl.Experts(2, (3,), kernel_initializer=lambda shape, dtype=None: ops.ones(shape, dtype) * shape[0])
+    layer.build((None, 5))
+    np.testing.assert_array_equal(reference.array(layer.kernels[0]), np.full((2, 5, 3), 5.0))
 
 
 def test_identity_is_drawn_for_each_expert_and_gives_the_relu_of_the_input():

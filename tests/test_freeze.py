@@ -193,7 +193,7 @@ def test_freezing_a_frozen_model_shares_every_variable(kind):
         assert mtl.freeze(again, names).count_params() == again.count_params()
 
 
-@pytest.mark.parametrize("kind", ["MMoE", "MMoE top 2", "PLE", "CGC alone"])
+@pytest.mark.parametrize("kind", ["MMoE", "MMoE top 2", "PLE", "CGC alone", "TensorFactorization"])
 @pytest.mark.parametrize("names", [None, ("like",), ("also", "like_comment")])
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_frozen_model_is_saved_and_loaded_to_the_bit(rng, tmp_path, kind, names, times):
@@ -207,8 +207,42 @@ def test_a_frozen_model_is_saved_and_loaded_to_the_bit(rng, tmp_path, kind, name
     assert list(before) == list(after) == list(names or NAMES)
     for name in before:
         np.testing.assert_array_equal(before[name], after[name])
+    for old, new in zip(frozen.weights, loaded.weights, strict=True):  # in one order, which an optimizer goes by
+        np.testing.assert_array_equal(array(new), array(old))
     last = list(after)[-1:]
     agree(mtl.freeze(loaded, last), frozen, x, last)
+
+
+@pytest.mark.parametrize("kind", ["MMoE", "TensorFactorization"])
+def test_a_layer_that_is_not_trained_stays_so(kind):
+    model = functional(LAYERS[kind]())
+    sharing = model.layers[2]
+    sharing.trainable = False
+    frozen = mtl.freeze(model)
+    for found in (frozen, mtl.freeze(frozen, ["like"])):
+        assert not found.layers[2].trainable_weights and found.layers[2].non_trainable_weights
+        assert found.layers[-1].trainable_weights
+
+
+@pytest.mark.parametrize(
+    ("layer", "towers"),
+    [
+        (lambda: mtl.TensorFactorization(1, (3, 3, 1), (4,)), lambda: mtl.Towers({"a": ()})),
+        (lambda: mtl.MMoE(2, 2, (4,)), lambda: mtl.AITM({"a": (4,), "b": (4,)}, chain=["a", "b"])),
+    ],
+)
+def test_a_source_can_be_trained_after_its_frozen_form_was(rng, layer, towers):
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, towers()(layer()(inputs)))
+    frozen = mtl.freeze(model)
+    x = rng.normal(size=(8, 6)).astype("float32")
+    expected = predict(model, x)
+    labels = {name: (rng.random(8) < 0.5).astype("float32") for name in expected}
+    for each in (frozen, model):  # on JAX `fit` gives away the arrays it trains
+        each.compile("sgd", **mtl.losses.per_task(dict.fromkeys(labels, "binary_crossentropy")))
+        each.fit(x, labels, verbose=0)
+    found = predict(model, x)
+    assert all((np.abs(found[name] - expected[name]) > 1e-6).any() for name in expected)
 
 
 @pytest.mark.parametrize("kind", ["MMoE", "PLE"])

@@ -13,6 +13,7 @@ ORDER = (
     "_keras",
     "_rows",
     "_leaves",
+    "_walk",
     "_checks",
     "_initializers",
     "_expert_arguments",

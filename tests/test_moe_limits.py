@@ -140,6 +140,11 @@ ERRORS = [
         "`gate` must be a gate layer such as mtl.TopKGate(k=2), or None; received: gate='softmax'",
     ),
     (
+        lambda: mtl.MMoE(2, 8, gate=mtl.TopKGate(2, num_experts=4, reads=((0, 1),))),
+        "`gate` must come without `num_experts`, `num_gates` and `reads`, which the layer knows; "
+        "received: num_experts=4, num_gates=1, reads=((0, 1),)",
+    ),
+    (
         lambda: mtl.MMoE(2, 3, gate=mtl.TopKGate(k=4)),
         "`k` must be at most the number of experts that each gate reads (3); received: k=4",
     ),

@@ -73,8 +73,9 @@ def test_predictions_and_weights_are_float32_under_mixed_precision(policy, rng):
     assert {getattr(weight.dtype, "name", weight.dtype) for weight in layer.weights} == {"float32"}
 
 
-def test_under_mixed_precision_scores_are_not_rounded_to_bfloat16(rng):
-    layer = built({"click": (8,), "watch": mtl.towers.Regression(())}, dtype="mixed_bfloat16")
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "bfloat16"])
+def test_scores_are_not_rounded_to_bfloat16(rng, policy):
+    layer = built({"click": (8,), "watch": mtl.towers.Regression(())}, dtype=policy)
     x = rng.normal(size=(2000, 2, 5)).astype("float32")
     frozen = layer.freeze()([x[:, 0], x[:, 1]])
     for found in (numbers(layer(x)), numbers(frozen)):

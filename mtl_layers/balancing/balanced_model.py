@@ -1,6 +1,7 @@
 """A functional model that is trained on a balance of its tasks' losses."""
 
 from mtl_layers._keras import BACKEND, keras, ops, register
+from mtl_layers._walk import layers_of
 from mtl_layers.towers import Towers
 
 
@@ -80,7 +81,9 @@ class BalancedModel(keras.Model):
                 f"batches; received: {replicas} replicas"
             )
         super().compile(optimizer, loss, **kwargs)
-        if self.balancing.needs_task_gradients and isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer):
+        scales = isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer)
+        scales = scales or getattr(self.optimizer, "loss_scale_factor", None) is not None
+        if self.balancing.needs_task_gradients and scales:
             raise ValueError(
                 f"`optimizer` must not scale the loss, as for float16, under {type(self.balancing).__name__}; "
                 "mixed_bfloat16 needs no scaling"
@@ -148,9 +151,9 @@ class BalancedModel(keras.Model):
     def _shared_layers(self):
         """The layers whose weights tasks may share; or the one that `balancing` names."""
         name = getattr(self.balancing, "layer", None)
-        own = [layer for layer in self.layers if layer is not self.balancing]
+        own = [layer for layer in layers_of(self) if layer is not self.balancing]
         if name is None:
-            return [layer for layer in own if not isinstance(layer, Towers)]
+            return [layer for layer in own if not isinstance(layer, Towers | keras.Model)]
         named = [layer for layer in own if layer.name == name]
         if not named:
             raise ValueError(

@@ -22,7 +22,9 @@ class PCGrad(Balancing):
 
     On the TensorFlow backends only (Keras 3 and tf_keras). A step has a backward pass for each task, and holds all
     their gradients. An embedding row that a batch looks up several times has one gradient, their sum; in a plain model
-    Keras 3's Adam squares each look-up on its own, and moves such rows further.
+    Keras 3's Adam squares each look-up on its own, and moves such rows further. A variable counts as a whole: where the
+    experts of a layer lie in one kernel, those that one task has for its own (of CGC, PLE or L2Constrained) are among
+    the shared.
 
     Args:
         tasks: Names of the tasks.

@@ -19,7 +19,8 @@ class LazyAdam(keras.optimizers.Adam):
 
     t counts the steps of all. Keras' Adam also lets the moments of all other rows decay and moves these rows by what is
     left of them: with a table of millions of rows that is nearly all of a training step. Variables whose gradient is
-    dense are treated as by Adam. All arguments are those of `keras.optimizers.Adam`, with the same defaults.
+    dense are treated as by Adam. All arguments are those of `keras.optimizers.Adam`, with the same defaults; as there,
+    `clipvalue`, `clipnorm` and `global_clipnorm` clip before the look-ups of a row are summed.
 
     Gradients are sparse where rows are gathered: in `mtl.FeatureEmbedding`, in the gates of `mtl.RouteSupernet`, and in
     Keras' `Embedding` (on Keras 3 that reads the whole table in each step, which costs a copy of it). What looks at

@@ -6,6 +6,7 @@ import numpy as np
 
 from mtl_layers._checks import check_positive
 from mtl_layers._keras import keras
+from mtl_layers._walk import layers_of
 from mtl_layers.search.reinforce import reinforce_function
 from mtl_layers.search.rewards import check_classes, reward_function, rewarded
 from mtl_layers.sharing import RouteSupernet
@@ -255,21 +256,15 @@ class RouteSearch(keras.callbacks.Callback):
 
 def _only(kind, model):
     """The one layer of a kind, wherever in the model it is."""
-    found = [layer for layer in _layers(model) if isinstance(layer, kind)]
+    found = [layer for layer in layers_of(model) if isinstance(layer, kind)]
     if len(found) != 1:
         raise ValueError(f"`model` must have one {kind.__name__} layer; received: {len(found)}")
     return found[0]
 
 
-def _layers(model):
-    for layer in model.layers:
-        yield layer
-        yield from _layers(layer) if isinstance(layer, keras.Model) else ()
-
-
 def _regressions(model):
     """Names of the tasks that are a regression, as far as `Towers` know."""
-    towers = [layer for layer in _layers(model) if isinstance(layer, Towers)]
+    towers = [layer for layer in layers_of(model) if isinstance(layer, Towers)]
     return {name for layer in towers for name, task in layer.tasks if isinstance(task, Regression)}
 
 

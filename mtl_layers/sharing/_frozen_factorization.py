@@ -58,11 +58,12 @@ class FrozenFactorization(keras.layers.Layer):
         )
         frozen.build((None, source.input_factors[0].shape[0]))
         for depth, (factors, cores) in enumerate(frozen._layers_of_parts()):
-            factors.input_factor.assign(source.input_factors[depth])
+            # By way of NumPy: JAX would let both variables hold one array, and `fit` delete it.
+            factors.input_factor.assign(ops.convert_to_numpy(source.input_factors[depth]))
             factors.output_factor.assign(ops.transpose(ops.convert_to_tensor(source.output_factors[depth])))
             task_cores = source.task_cores(depth)
             for task, part in zip(tasks, cores, strict=True):
-                part.core.assign(task_cores[task])
+                part.core.assign(ops.convert_to_numpy(task_cores[task]))
                 if source.use_bias:
                     part.bias.assign(ops.convert_to_tensor(source.biases[depth])[task, 0])
         return frozen
@@ -75,8 +76,10 @@ class FrozenFactorization(keras.layers.Layer):
         config.update(dtype=self.dtype_policy, dropout=0.0)  # parts that give way to shared ones: no random state
         view = type(self)(**config)
         view.dropout, view.dropout_layer = self.dropout, self.dropout_layer
-        view.factors = list(self.factors)
-        view.cores = [cores[task] for _, cores in self._layers_of_parts() for task in tasks]
+        view.factors, view.cores = [], []
+        for factors, cores in self._layers_of_parts():  # in turn, as `__init__` adds them: the order of the weights
+            view.factors.append(factors)
+            view.cores.extend(cores[task] for task in tasks)
         view.built = True
         return view
 

@@ -38,6 +38,11 @@ class Mixture(ExpertArguments):
             )
         if gate is not None and not isinstance(gate, Gate):
             raise ValueError(f"`gate` must be a gate layer such as mtl.TopKGate(k=2), or None; received: gate={gate!r}")
+        if gate is not None and (gate.num_experts is not None or gate.reads is not None or gate.num_gates > 1):
+            raise ValueError(
+                "`gate` must come without `num_experts`, `num_gates` and `reads`, which the layer knows; "
+                f"received: num_experts={gate.num_experts}, num_gates={gate.num_gates}, reads={gate.reads}"
+            )
         self.gate = gate
 
     def _make_levels(self):

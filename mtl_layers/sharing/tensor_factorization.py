@@ -147,7 +147,8 @@ class TensorFactorization(keras.layers.Layer):
     def freeze(self, tasks=None):
         """Returns a layer that computes the given tasks (all by default, as indexes) and nothing else.
 
-        It gives one tensor `[batch, units]` per task in a list; the cores of its tasks are multiplied out.
+        It gives one tensor `[batch, units]` per task in a list; the cores of its tasks are multiplied out, and the
+        regularizers gone with the factors.
         """
         return FrozenFactorization.from_factorization(self, tasks)
 

@@ -60,4 +60,4 @@ class Transfer(keras.layers.Layer):
     def inherit(self, source):
         """Takes over the weights of `source`."""
         for mine, theirs in zip(self.weights, source.weights, strict=True):
-            mine.assign(theirs)
+            mine.assign(ops.convert_to_numpy(theirs))  # a copy: JAX would let both variables hold one array

@@ -69,7 +69,8 @@ class Towers(keras.layers.Layer):
                 )
             if units:
                 # Not in bfloat16, whose three digits would tie most of the rows that are to be ranked.
-                self.heads.append(self._stack(group, (units,), f"heads_{number}", "linear", 0.0, self.variable_dtype))
+                precision = "float64" if self.compute_dtype == "float64" else "float32"
+                self.heads.append(self._stack(group, (units,), f"heads_{number}", "linear", 0.0, precision))
 
     @property
     def output_names(self):
@@ -211,8 +212,13 @@ class FrozenTowers(Towers):
         }
         if shares:
             frozen.dropout = towers.dropout
-            frozen.hidden = [origins[task][1] for task in tasks if origins[task][1] is not None]
-            frozen.heads = [origins[task][2] for task in tasks if task not in headless]
+            frozen.hidden, frozen.heads = [], []
+            for task in tasks:  # in turn, as `__init__` adds them: Keras 3 has weights in the order of adding
+                _, hidden, head = origins[task]
+                if hidden is not None:
+                    frozen.hidden.append(hidden)
+                if task not in headless:
+                    frozen.heads.append(head)
             frozen.built = True
             return frozen
         first = origins[tasks[0]]
