@@ -143,6 +143,64 @@ def test_projected_gradients_are_those_of_the_papers_algorithm(rng):
     assert len(seen) > 1 and moved > 0.5
 
 
+def one_conflict(layer, seed):
+    """A compiled model under PCGrad, a batch, each variable's gradients of both tasks, and what of it both move."""
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((3,))
+    hidden = layer(keras.layers.Dense(4, activation="tanh")(inputs))
+    towers = mtl.Towers({task: mtl.towers.Regression(()) for task in TASKS}, kernel_initializer="ones")
+    model = BalancedModel(inputs, towers(hidden), PCGrad(TASKS))
+    model.compile(keras.optimizers.SGD(0.1), **mtl.losses.per_task(dict.fromkeys(TASKS, "mse")))
+    x = np.random.default_rng(seed).normal(size=(16, 3)).astype("float32")
+    y = {"b": np.full((16, 1), 5.0, "float32"), "a": np.full((16, 1), -5.0, "float32")}
+    with tf.GradientTape(persistent=True) as tape:
+        predictions = model(x)
+        losses = [tf.reduce_mean(tf.square(predictions[task] - y[task])) for task in TASKS]
+    gradients, shared = [], []
+    for variable in model.trainable_weights:
+        pair = [tape.gradient(loss, variable, unconnected_gradients="zero") for loss in losses]
+        pair = np.stack([array(gradient) for gradient in pair])
+        # Whole experts, of a kernel or bias [experts, ...], and whole columns of a gate or another kernel.
+        axes = (2, 3) if pair.ndim == 4 else (1,) if pair.ndim == 3 else ()
+        moved = (np.abs(pair).sum(axes, keepdims=True) > 0).all(axis=0)
+        gradients.append(pair)
+        shared.append(np.broadcast_to(moved, pair.shape[1:]))
+    return model, (x, y), gradients, shared
+
+
+@pytest.mark.needs_tensorflow
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: mtl.CGC(2, 1, 1, (4,)),
+        lambda: mtl.PLE(2, 2, 1, 1, (4,), activation="tanh"),
+        lambda: mtl.CGC(2, 1, 0, (4,)),
+        lambda: mtl.AdaTT(2, 2, (2, 1), (1, 1), ((4,), (4,)), activation="tanh"),
+    ],
+)
+def test_experts_and_gates_of_one_task_are_not_projected(layer):
+    for seed in range(20):
+        model, batch, gradients, shared = one_conflict(layer(), seed)
+        g = [
+            np.concatenate([pair[task][which] for pair, which in zip(gradients, shared, strict=True)])
+            for task in (0, 1)
+        ]
+        if g[0] @ g[1] < 0:
+            break
+    assert g[0] @ g[1] < 0
+    weights = [1 - g[0] @ g[1] / (g[0] @ g[0]), 1 - g[0] @ g[1] / (g[1] @ g[1])]
+    before = [array(variable) for variable in model.trainable_weights]
+    model.train_on_batch(*batch)
+    apart = 0
+    for variable, old, (one, other), which in zip(model.trainable_weights, before, gradients, shared, strict=True):
+        step = np.where(which, weights[0] * one + weights[1] * other, one + other)
+        np.testing.assert_allclose(array(variable), old - 0.1 * step, rtol=1e-4, atol=1e-4)
+        apart += not which.all()
+    assert apart > 2  # not only the two of the towers
+
+
 @pytest.mark.needs_tensorflow
 def test_gradient_norms_move_weights_by_the_papers_formula(rng):
     alpha, rate, tasks = 0.7, 0.05, ("c", *TASKS)

@@ -7,12 +7,14 @@ class TaskGradients:
     """Gradients of the tasks' losses with respect to one variable; zeros where a task does not depend on it.
 
     Of an embedding table only the rows that the batch has looked up are held, each once: `rows` are their numbers.
-    `shared` says whether the variable may be shared, and is: two tasks depend on it.
+    `shared` says whether the variable may be shared, and is: two tasks depend on it. `entries`, a boolean array that
+    can be broadcast to the variable, says of which entries that is so; None of all.
     """
 
-    def __init__(self, gradients, variable, may_share):
+    def __init__(self, gradients, variable, may_share, entries=None):
         given = [each for each in gradients if each is not None]
-        self.shared = may_share and len(given) >= min(2, len(gradients))
+        self.shared = may_share and len(given) >= min(2, len(gradients)) and (entries is None or entries.any())
+        self.entries = None if entries is None or entries.all() else entries
         self.shape = tuple(variable.shape)
         self.rows = self.stacked = None
         if not given:
@@ -30,15 +32,23 @@ class TaskGradients:
         self.stacked = tf.stack(parts)  # [tasks, ...]
 
     def products(self):
-        """Inner products of the tasks' gradients, `[tasks, tasks]`."""
-        flat = tf.reshape(self.stacked, (self.stacked.shape[0], -1))
+        """Inner products of the tasks' gradients in the entries that are shared, `[tasks, tasks]`."""
+        shared = self.stacked if self.entries is None else tf.where(self.entries, self.stacked, 0.0)
+        flat = tf.reshape(shared, (shared.shape[0], -1))
         return tf.matmul(flat, flat, transpose_b=True)
 
-    def weighted_sum(self, weights):
-        """The sum of the gradients times `weights` `[tasks]`, as an optimizer takes it."""
+    def weighted_sum(self, weights, elsewhere=None):
+        """The sum of the gradients times `weights` `[tasks]`, as an optimizer takes it.
+
+        With `elsewhere` these are the weights of what is not shared.
+        """
         if self.stacked is None:
             return None
+        if elsewhere is not None and not self.shared:
+            weights = elsewhere
         total = tf.tensordot(weights, self.stacked, 1)
+        if elsewhere is not None and self.shared and self.entries is not None:
+            total = tf.where(self.entries, total, tf.tensordot(elsewhere, self.stacked, 1))
         return total if self.rows is None else tf.IndexedSlices(total, self.rows, tf.constant(self.shape))
 
     def _as_slices(self, gradient):

@@ -133,9 +133,12 @@ class BalancedModel(keras.Model):
         losses = self.balancing.stack(named)
         total = tf.reduce_sum(self.balancing.task_weights() * losses) + penalties
         variables = self.trainable_weights
-        may_share = {id(weight) for layer in self._shared_layers() for weight in layer.trainable_weights}
+        layers = self._shared_layers()
+        may_share = {id(weight) for layer in layers for weight in layer.trainable_weights}
+        parted = [layer.shared_entries() for layer in layers if hasattr(layer, "shared_entries")]
+        entries = {id(weight): which for pairs in parted for weight, which in pairs}
         gradients = [
-            TaskGradients(each, variable, id(variable) in may_share)
+            TaskGradients(each, variable, id(variable) in may_share, entries.get(id(variable)))
             for *each, variable in zip(*(tape.gradient(named[t], variables) for t in named), variables, strict=True)
         ]
         if not any(each.shared for each in gradients):

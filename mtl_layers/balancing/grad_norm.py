@@ -24,15 +24,14 @@ class GradNorm(Balancing):
 
     On the TensorFlow backends only (Keras 3 and tf_keras). A step has a backward pass for each task, and holds all
     their gradients. An embedding row that a batch looks up several times has one gradient, their sum; in a plain model
-    Keras 3's Adam squares each look-up on its own, and moves such rows further. A variable counts as a whole: where the
-    experts of a layer lie in one kernel, those that one task has for its own (of CGC, PLE or L2Constrained) are among
-    the shared.
+    Keras 3's Adam squares each look-up on its own, and moves such rows further.
 
     Args:
         tasks: Names of the tasks.
         alpha: How strongly tasks that lag behind are helped, at least 0. Defaults to `1.5`.
         layer: Name of the layer over whose weights norms are taken, the last one shared in the paper. Defaults to
-            `None`, all weights below `Towers` that the losses of two tasks or more depend on.
+            `None`, all weights below `Towers` that the losses of two tasks or more depend on. Experts and gates that
+            one task has for its own are not among them.
         optimizer: A Keras optimizer for w. Defaults to `None`, Adam with a learning rate of 0.025.
 
     Raises:

@@ -17,14 +17,13 @@ class PCGrad(Balancing):
     ```
 
     g_i is the gradient of task i with respect to the shared weights: those below `Towers` that the losses of two tasks
-    or more depend on. All other weights move along their own gradients. The result is always a sum of the tasks'
-    gradients with weights of at least 1, which is how it is computed, and these weights are in the logs.
+    or more depend on, and so not the experts and gates that one task has for its own. All other weights move along
+    their own gradients. The result is always a sum of the tasks' gradients with weights of at least 1, which is how it
+    is computed, and these weights are in the logs.
 
     On the TensorFlow backends only (Keras 3 and tf_keras). A step has a backward pass for each task, and holds all
     their gradients. An embedding row that a batch looks up several times has one gradient, their sum; in a plain model
-    Keras 3's Adam squares each look-up on its own, and moves such rows further. A variable counts as a whole: where the
-    experts of a layer lie in one kernel, those that one task has for its own (of CGC, PLE or L2Constrained) are among
-    the shared.
+    Keras 3's Adam squares each look-up on its own, and moves such rows further.
 
     Args:
         tasks: Names of the tasks.
@@ -63,7 +62,7 @@ class PCGrad(Balancing):
 
         weights = self._weights(tf.add_n([each.products() for each in gradients if each.shared]))
         ones = tf.ones_like(weights)
-        return [each.weighted_sum(weights if each.shared else ones) for each in gradients], weights
+        return [each.weighted_sum(weights, elsewhere=ones) for each in gradients], weights
 
     def _weights(self, products):
         """Everything stays in the span of the gradients: row i of `parts` is h_i as a sum of them."""

@@ -68,6 +68,9 @@ class ConstantGate(Gate):
         numbers = ops.concatenate([ops.reshape(part.numbers, (-1,)) for part in parts])
         return ops.take(ops.pad(numbers, ((0, 1),)), self._place)
 
+    def by_gate(self, values):
+        return [(self.numbers, np.array(values)[:, None])]
+
     def frozen(self):
         return ConstantGate(learned=self.learned)
 

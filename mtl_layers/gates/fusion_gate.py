@@ -84,6 +84,12 @@ class FusionGate(SoftmaxGate):
             return self._native_fixed
         return self._native_fixed + ops.take(ops.pad(learned, ((0, 1),)), self._native_position)
 
+    def by_gate(self, values):
+        if self.native_weights is None:
+            return super().by_gate(values)
+        own = [value for value, columns in zip(values, self._native_columns, strict=True) for _ in columns]
+        return [*super().by_gate(values), (self.native_weights, np.array(own))]
+
     def inherit(self, source, gate):
         super().inherit(source, gate)
         if self.native_weights is not None:

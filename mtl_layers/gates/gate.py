@@ -195,6 +195,11 @@ class Gate(keras.layers.Layer):
         """How many of the gates give weights that depend on the query."""
         return sum(1 for columns in self._columns if columns) if self.asks else 0
 
+    def by_gate(self, values):
+        """Each weight, and an array to broadcast to it with `values[gate]` for every column of a gate."""
+        of_columns = np.array([value for value, columns in zip(values, self._columns, strict=True) for _ in columns])
+        return [(weight, of_columns) for weight in (self.kernel, self.bias) if weight is not None]
+
     def wire(self, num_experts, reads, **kwargs):
         """Returns an unbuilt gate of the same kind over `num_experts` experts, one gate per entry of `reads`."""
         config = self.get_config()

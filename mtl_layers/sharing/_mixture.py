@@ -1,5 +1,7 @@
 """The engine of the mixture-of-experts family: levels of experts and gates, evaluated from a `Wiring`."""
 
+import numpy as np
+
 from mtl_layers._checks import check_positive
 from mtl_layers._expert_arguments import ExpertArguments
 from mtl_layers._keras import keras, ops
@@ -7,7 +9,7 @@ from mtl_layers.experts import Experts
 from mtl_layers.gates import Gate, SoftmaxGate
 from mtl_layers.sharing._frozen_mixture import FrozenMixture
 from mtl_layers.sharing._level_tensors import mixtures_of, queries_of, query_shape, shape_of, values_of
-from mtl_layers.sharing._wiring import ROOT, gates_of
+from mtl_layers.sharing._wiring import ROOT, gates_of, needs
 
 
 class Mixture(ExpertArguments):
@@ -108,6 +110,16 @@ class Mixture(ExpertArguments):
     def gate_reads(self):
         """Which experts each gate reads, as a list with a boolean `[gates, experts]` for each level."""
         return [gates.read.astype(bool) for gates in self.gate_levels]
+
+    def shared_entries(self):
+        """Each weight of experts and gates, and an array to broadcast to it: whether two tasks need an entry."""
+        found = []
+        levels = zip(needs(self._wiring, range(self.num_tasks)), self.expert_levels, self.gate_levels, strict=True)
+        for (of_experts, of_gates), experts, gates in levels:
+            shared = np.array([len(tasks) > 1 for tasks in of_experts])[:, None, None]
+            found += [(weight, shared) for weight in experts.weights]
+            found += gates.by_gate([len(tasks) > 1 for tasks in of_gates])
+        return found
 
     def inventory(self):
         """What a report of `freeze` counts: experts, and gates that ask."""
