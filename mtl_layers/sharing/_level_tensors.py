@@ -15,8 +15,7 @@ def values_of(inputs, mixtures, sources):
         return inputs
     if set(sources) == {sources[0]}:
         return mixtures[:, sources[0]]
-    if ROOT in sources:
-        raise ValueError("a level must read the root alone or mixtures alone; received: both")
+    _check_one_kind(sources)
     if list(sources) == list(range(mixtures.shape[1])):
         return mixtures
     return ops.take(mixtures, list(sources), axis=1)
@@ -42,7 +41,13 @@ def queries_of(inputs, mixtures, hidden, gates):
             asked = [hidden.shape[1] if query is None else query for query in asked]
     if set(asked) == {asked[0]}:
         return values_of(inputs, values, asked), None
+    _check_one_kind(asked)
     return values, asked
+
+
+def _check_one_kind(sources):
+    if ROOT in sources:
+        raise ValueError("a level must read the root alone or mixtures alone; received: both")
 
 
 def mixtures_of(weights, hidden, level, gate):
