@@ -320,7 +320,7 @@ def test_two_level_ple_counts_what_the_formula_says(tmp_path):
     below = {"a": 3 + 2, "b": 1 + 2}
     above = {"a": 2 + 1, "b": 1 + 1}
     for task in ("a", "b"):
-        level_1 = 6 * 10 * 8 + below[task] * (10 + 8) + 6 * (10 + 8)
+        level_1 = 6 * 10 * 8 + (below[task] + 6) * 10 + 2 * 6 * 8  # a mixture has a 0 for each expert it does not read
         level_2 = above[task] * 8 * 6 + above[task] * (8 + 6)
         assert found[task] == level_1 + level_2 + tower(6, (5,))
     assert found["serving_default"] < found["a"] + found["b"]

@@ -383,3 +383,45 @@ NAMED = r"`tasks` must be distinct names among \['like_comment', 'like', 'also'\
 def test_what_cannot_be_traced_is_refused_with_the_reason(make, tasks, message):
     with pytest.raises(ValueError, match=message):
         mtl.freeze(make(), tasks)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class NormedGate(mtl.SoftmaxGate):
+    """Its `call` is its own: queries have length 1."""
+
+    def call(self, inputs):
+        return super().call(inputs / ops.norm(inputs, axis=-1, keepdims=True))
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class TemperedGate(mtl.SoftmaxGate):
+    """It has a weight of its own."""
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.temperature = self.add_weight(name="temperature", shape=(), initializer="ones")
+
+    def normalize(self, scores, read):
+        return super().normalize(scores / self.temperature, read)
+
+
+@pytest.mark.parametrize("gate", [NormedGate, TemperedGate])
+def test_gates_that_freezing_does_not_know_work_and_are_refused(gate, rng):
+    layer = mtl.PLE(2, 2, 2, 1, (4,), gate=gate())
+    x = rng.normal(size=(7, DIM)).astype("float32")
+    plain = mtl.PLE(2, 2, 2, 1, (4,))
+    plain.build((None, DIM))
+    layer.build((None, DIM))
+    for one in (plain, layer):
+        for weight in one.weights:
+            if len(weight.shape):
+                weight.assign(np.linspace(-1.0, 1.0, int(np.prod(weight.shape))).reshape(tuple(weight.shape)))
+    ours, theirs = (ops.convert_to_numpy(one(x)) for one in (layer, plain))
+    same = np.allclose(ours, theirs, atol=1e-6)
+    assert same == (gate is TemperedGate)  # at temperature 1 it is the softmax
+    with pytest.raises(ValueError) as caught:
+        layer.freeze()
+    assert str(caught.value) == (
+        "a gate must have no `call` and no weights of its own, only a `normalize`, to be frozen; "
+        f"received: gate={gate.__name__}"
+    )

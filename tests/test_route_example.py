@@ -4,6 +4,7 @@ import json
 
 import pytest
 from example_run import needs_census, run_example
+from route_reference import gate_multiply_adds
 
 import mtl_layers as mtl
 
@@ -27,11 +28,7 @@ def test_a_route_is_searched_drawn_frozen_and_exported(tmp_path):
     assert report["test"]["never_married"] > 0.8
     assert report["search"]["search_skipped"] == [0.0]
 
-    # Each signature computes what its task reaches: input layer, sub-networks, gates of several values, tower.
-    width = 39 * 8
     for task, index in (("income", 0), ("never_married", 1)):
-        reached = route.reached([index])
-        blocks = [route.layer_blocks(2)[own] for own in reached[1]] + [route.layer_blocks(3)[index]]
-        gates = sum(2 * 64 * len(block.values) for block in blocks if len(block.values) > 1)
-        expected = len(reached[0]) * width * 64 + len(reached[1]) * 64 * 64 + gates + 64 * 32 + 32
-        assert report["signatures"][task]["multiply_adds"] == expected
+        below, above = map(len, route.reached([index]))
+        dense = below * 39 * 8 * 64 + above * 64 * 64 + 64 * 32 + 32
+        assert report["signatures"][task]["multiply_adds"] == dense + gate_multiply_adds(route, [index], 64)

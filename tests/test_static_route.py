@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 from conftest import BACKEND
-from route_reference import random_route, randomise
+from route_reference import gate_multiply_adds, random_route, randomise
 
 import mtl_layers as mtl
 from mtl_layers._keras import keras, ops
@@ -195,15 +195,8 @@ def test_an_exported_task_runs_only_what_its_route_reaches(rng, x, tmp_path):
     towers = {"like": UNITS * 4 + 4, "buy": UNITS * 4 + 4, "age": UNITS}
 
     def multiply_adds(tasks):
-        reached = ROUTE.reached(tasks)
-        readers = [[ROUTE.layer_blocks(2)[i] for i in reached[1]], [ROUTE.layer_blocks(3)[task] for task in tasks]]
-        total = DIM * UNITS + sum(map(len, reached)) * UNITS * UNITS
-        for values, blocks in zip(map(len, reached), readers, strict=True):
-            asking = [block for block in blocks if len(block.values) > 1]
-            asked = len({block.query for block in asking})  # several queries are one matmul over all values
-            total += sum(len(block.values) for block in asking) * UNITS * (values if asked > 1 else 1)
-            total += len(blocks) * values * UNITS if asking else 0  # the mixtures, with 0 for what is not read
-        return total
+        dense = DIM * UNITS + sum(map(len, ROUTE.reached(tasks))) * UNITS * UNITS
+        return dense + gate_multiply_adds(ROUTE, tasks, UNITS)
 
     for number, task in enumerate(towers):
         assert signatures[task]["multiply_adds"] == multiply_adds([number]) + towers[task]

@@ -120,10 +120,10 @@ class DSelectKGate(Gate):
         self._add_kernel(1, autocast=False)  # scores of the query 1, in float32
         self.built = True
 
-    def weigh(self, inputs, asked=None, parts=None):
+    def weigh(self, inputs, parts=None):
         if not self._width:
-            return super().weigh(inputs, asked, parts)
-        scores = self._constant_scores(parts) if self.static else self._scores(inputs, asked, parts)
+            return super().weigh(inputs, parts)
+        scores = self._constant_scores(parts) if self.static else self._scores(inputs, parts)
         scores = ops.cast(scores, "float32")
         selectors = self.selectors(scores)
         if self.entropy:

@@ -10,8 +10,9 @@ from mtl_layers._keras import keras, ops
 class Gate(keras.layers.Layer):
     """Base of the gates: from queries to scores, from scores to weights that sum to 1 over the experts read.
 
-    A subclass says what becomes of the scores, in `normalize(scores, read)`. It may be handed to a sharing layer
-    unbuilt and without `num_experts`, as a prototype: the layer then makes its own gates from it with `wire`.
+    A subclass says what becomes of the scores, in `normalize(scores, read)`; with a `call` or weights of its own it
+    cannot be frozen. It may be handed to a sharing layer unbuilt and without `num_experts`, as a prototype: the layer
+    then makes its own gates from it with `wire`.
 
     Args:
         num_experts: Number of experts on offer. `None` in a prototype. Defaults to `None`.
@@ -27,6 +28,10 @@ class Gate(keras.layers.Layer):
 
     weighs_one = False
     """Whether a gate over a single expert gives it a weight of its own, and not always 1."""
+
+    asked = None
+    """Which value of an input `[batch, values, dim]` each gate asks; by default gate i the value i. A sharing layer
+    says it, so that a value which many gates ask is there once."""
 
     def __init__(
         self,
@@ -124,19 +129,18 @@ class Gate(keras.layers.Layer):
                 f"received: shape={tuple(input_shape)}, num_gates={self.num_gates}"
             )
 
-    def call(self, inputs, asked=None):
-        return self.weigh(inputs, asked)
+    def call(self, inputs):
+        return self.weigh(inputs)
 
-    def weigh(self, inputs, asked=None, parts=None):
-        """The output where gate i asks the value `asked[i]` of `[batch, values, dim]`, by default the value i.
+    def weigh(self, inputs, parts=None):
+        """The output, by this layer's weights or, for the gates that have weights in turn, by those of `parts`.
 
-        The gates' weights are this layer's; or those of `parts`, layers of one gate each, for the gates that have
-        weights, in turn. A layer that is given parts need not have been built.
+        Parts are layers of one gate each. A layer that is given them need not have been built.
         """
         if not self.asks:
             return self._for_every_row(self.constant_weights(parts), inputs)
         # Softmax in float32: bfloat16 has 8 bits, and gates live on small differences.
-        scores = ops.cast(self._scores(inputs, asked, parts), "float32")  # [batch, gates, slots]
+        scores = ops.cast(self._scores(inputs, parts), "float32")  # [batch, gates, slots]
         return ops.cast(self._weights_of(scores, parts), self.compute_dtype)
 
     def _weights_of(self, scores, parts):
@@ -152,12 +156,12 @@ class Gate(keras.layers.Layer):
         shape = (ops.shape(inputs)[0], self.num_gates, self.num_experts)
         return ops.broadcast_to(ops.cast(weights, self.compute_dtype), shape)
 
-    def _scores(self, inputs, asked=None, parts=None):
+    def _scores(self, inputs, parts=None):
         kernel, bias = self._side_by_side("kernel", parts), self._side_by_side("bias", parts)
         if len(inputs.shape) == 3:
             # One matmul: a gate's kernel beside the value it asks, and zeros beside the others.
             values, dim = inputs.shape[1:]
-            asked = range(self.num_gates) if asked is None else asked
+            asked = range(self.num_gates) if self.asked is None else self.asked
             owner = [asked[gate] for gate, columns in enumerate(self._columns) for _ in columns]
             beside = ops.cast(np.eye(values, dtype="float32")[:, owner], kernel.dtype)  # [values, width]
             kernel = ops.reshape(ops.expand_dims(beside, 1) * kernel, (values * dim, self._width))

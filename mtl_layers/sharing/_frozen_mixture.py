@@ -6,7 +6,8 @@ from itertools import islice
 from mtl_layers._checks import check_indexes
 from mtl_layers._keras import keras, ops, register
 from mtl_layers.experts import Experts
-from mtl_layers.sharing._level_tensors import mixtures_of, queries_of, values_of
+from mtl_layers.gates import Gate
+from mtl_layers.sharing._level_tensors import asked_of, mixtures_of, queries_of, values_of
 from mtl_layers.sharing._wiring import ROOT, Wiring, gates_of, prune
 
 
@@ -59,8 +60,10 @@ class FrozenMixture(keras.layers.Layer):
                     names = {"name": f"gate_{depth}_{number}", "dtype": self.dtype_policy}
                     self.gates.append(gates_of(gate, len(each.experts), [_on_its_own(each)], **names))
             names = {"name": f"gates_{depth}", "dtype": self.dtype_policy}
-            self.gate_levels.append(gates_of(gate, len(level.expert_inputs), level.gates, **names))
-            self.gate_levels[-1].built = True  # it weighs by the gates' weights, and has none
+            gates = gates_of(gate, len(level.expert_inputs), level.gates, **names)
+            gates.asked = asked_of(level) if gates.asks else None
+            gates.built = True  # it weighs by the gates' weights, and has none
+            self.gate_levels.append(gates)
 
     @classmethod
     def from_mixture(cls, mixture, tasks=None):
@@ -68,6 +71,12 @@ class FrozenMixture(keras.layers.Layer):
         if not mixture.built:
             raise ValueError(f"`{mixture.name}` must be built before it is frozen: call it on data or fit it first")
         tasks = check_indexes("tasks", tasks, mixture.num_tasks)
+        for gates in mixture.gate_levels:
+            if type(gates).call is not Gate.call or len(gates.weights) > len(gates.by_gate(range(gates.num_gates))):
+                raise ValueError(
+                    "a gate must have no `call` and no weights of its own, only a `normalize`, to be frozen; "
+                    f"received: gate={type(gates).__name__}"
+                )
         pruned = prune(_reduced(mixture), tasks)
         frozen = cls(
             asdict(pruned.wiring),
@@ -161,8 +170,8 @@ class FrozenMixture(keras.layers.Layer):
                 hidden.append(next(experts)(read, training=training))
             hidden = hidden[0] if len(hidden) == 1 else ops.concatenate(hidden, axis=1)  # [batch, experts, units]
             parts = [next(gates) for each in level.gates if self._weighs(each)]
-            values, asked = queries_of(inputs, mixtures, hidden, level.gates) if gate.asks else (inputs, None)
-            weights = gate.weigh(values, asked, parts)
+            values = queries_of(inputs, mixtures, hidden, level) if gate.asks else inputs
+            weights = gate.weigh(values, parts)
             mixtures = mixtures_of(weights, hidden, level, gate)
         return [mixtures[:, output] for output in self._wiring.outputs]
 

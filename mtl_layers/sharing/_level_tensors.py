@@ -27,22 +27,32 @@ def query_shape(batch, level, below):
     return (batch, len(level.gates), level.hidden_units[-1])
 
 
-def queries_of(inputs, mixtures, hidden, gates):
-    """What the gates ask: one `[batch, dim]` and None; or `[batch, values, dim]`, and for each gate which of them.
+def asked_of(level):
+    """Which of the values of `queries_of` each gate asks; None if all ask the same, so that there is one value.
 
-    That is values from below, or experts of their own level, beside which only the root may stand.
+    The values are those from below, or the experts of the gates' own level, after which the root may stand.
     """
-    if all(gate.own_query is None for gate in gates):
-        values, asked = mixtures, [gate.query for gate in gates]
-    else:
-        values, asked = hidden, [gate.own_query for gate in gates]
-        if None in asked:
-            values = ops.concatenate([hidden, ops.expand_dims(inputs, 1)], axis=1)
-            asked = [hidden.shape[1] if query is None else query for query in asked]
+    asked = _places(level)
     if set(asked) == {asked[0]}:
-        return values_of(inputs, values, asked), None
+        return None
     _check_one_kind(asked)
-    return values, asked
+    return asked
+
+
+def _places(level):
+    if all(gate.own_query is None for gate in level.gates):
+        return tuple(gate.query for gate in level.gates)
+    root = len(level.expert_inputs)
+    return tuple(root if gate.own_query is None else gate.own_query for gate in level.gates)
+
+
+def queries_of(inputs, mixtures, hidden, level):
+    """What the gates of a level ask: `[batch, dim]`, or `[batch, values, dim]` where they ask several values."""
+    own = [gate.own_query for gate in level.gates]
+    values = mixtures
+    if any(query is not None for query in own):
+        values = ops.concatenate([hidden, ops.expand_dims(inputs, 1)], axis=1) if None in own else hidden
+    return values_of(inputs, values, _places(level)) if asked_of(level) is None else values
 
 
 def _check_one_kind(sources):

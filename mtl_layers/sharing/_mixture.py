@@ -8,7 +8,7 @@ from mtl_layers._keras import keras, ops
 from mtl_layers.experts import Experts
 from mtl_layers.gates import Gate, SoftmaxGate
 from mtl_layers.sharing._frozen_mixture import FrozenMixture
-from mtl_layers.sharing._level_tensors import mixtures_of, queries_of, query_shape, shape_of, values_of
+from mtl_layers.sharing._level_tensors import asked_of, mixtures_of, queries_of, query_shape, shape_of, values_of
 from mtl_layers.sharing._wiring import ROOT, gates_of, needs
 
 
@@ -89,6 +89,7 @@ class Mixture(ExpertArguments):
         below = dict.fromkeys((ROOT, *range(self.num_tasks)), input_shape[-1])
         for level, experts, gates in zip(self._wiring.levels, self.expert_levels, self.gate_levels, strict=True):
             experts.build(shape_of(input_shape[0], level.expert_inputs, below))
+            gates.asked = asked_of(level) if gates.asks else None
             gates.build(query_shape(input_shape[0], level, below))
             below = {ROOT: input_shape[-1], **dict.fromkeys(range(len(level.gates)), level.hidden_units[-1])}
         self.built = True
@@ -136,8 +137,7 @@ class Mixture(ExpertArguments):
         for level, experts, gates in zip(self._wiring.levels, self.expert_levels, self.gate_levels, strict=True):
             hidden = experts(values_of(inputs, mixtures, level.expert_inputs), training=training)
             # Gates that ask nothing want the batch size and no more.
-            values, asked = queries_of(inputs, mixtures, hidden, level.gates) if gates.asks else (inputs, None)
-            weights = gates(values, asked=asked)
+            weights = gates(queries_of(inputs, mixtures, hidden, level) if gates.asks else inputs)
             all_weights.append(weights)
             all_hidden.append(hidden)
             mixtures = mixtures_of(weights, hidden, level, gates)
