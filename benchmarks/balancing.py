@@ -146,7 +146,7 @@ def main():
     for name in balancings(problem.tasks, problem.steps(1)):
         runs[name] = [run(problem, settings, name, seed) for seed in tqdm(range(arguments.seeds), name, unit="run")]
 
-    command = f"python -m benchmarks.balancing --dataset {arguments.dataset}"
+    command = f"python -m benchmarks.balancing {datasets.arguments(arguments.dataset)}"
     command += f" --seeds {arguments.seeds} --epochs {arguments.epochs}"
     command += f" --rows {arguments.rows}" if arguments.rows else ""
     versions = {"tensorflow": tf.__version__, keras.__name__: keras.__version__, "python": platform.python_version()}

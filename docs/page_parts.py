@@ -5,6 +5,7 @@ A line of a page may be one of
     {{ readme: A heading }}           the text under that heading of the README
     {{ measured: mmoe, ple }}         "Measured": the rows of these methods in the results, and the baseline's
     {{ results: quality }}            the reports of benchmarks/quality, tables and pictures
+    {{ ratios: search_cost }}         the medians of a program of benchmarks/ that measures time, each by the first's
     {{ programs: examples }}          what the programs in examples/ say of themselves
 
 Without a committed result the second and third leave nothing behind.
@@ -35,7 +36,7 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    parts = {"readme": readme_section, "measured": measured, "results": results, "programs": programs}
+    parts = {"readme": readme_section, "measured": measured, "results": results, "ratios": ratios, "programs": programs}
     try:
         return REFERENCE.sub(reference, LINE.sub(lambda line: parts[line[1]](line[2]), markdown))
     except KeyError as error:
@@ -103,6 +104,29 @@ def results(program, folder=ROOT / "benchmarks"):
     files = sorted((folder / place).glob("*.md" if own else f"{program}_*.md"))
     text = "\n\n".join(file.read_text(encoding="utf-8") for file in files)
     return re.sub(r"^# ", "## ", text, flags=re.MULTILINE).replace("](", f"](benchmarks/{place}/")
+
+
+def ratios(program, folder=ROOT / "benchmarks" / "results"):
+    """A table of what was timed: in each case everything but the first, as a ratio to the first."""
+    report = json.loads((folder / f"{program}.json").read_text(encoding="utf-8"))
+    lines = [["case", "what", "ratio", "milliseconds"], ["---", "---", "---:", "---:"]]
+    for case, seconds in _cases(report["seconds"]):
+        (first, base), *others = seconds.items()
+        for name, value in others:
+            lines.append([case, f"{name} / {first}", f"{value / base:.2f}", f"{1e3 * value:.2f} / {1e3 * base:.2f}"])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines).replace("_", " ")
+    versions = ", ".join(f"{name} {value}" for name, value in report["versions"].items())
+    setting = ", ".join(f"{name} {value}" for name, value in report["setting"].items()).replace("_", " ")
+    return f"{table}\n\n`python -m benchmarks.{program}`, medians, with {versions}; {setting}."
+
+
+def _cases(tree, path=()):
+    """The innermost dicts, each with the keys above it as its name."""
+    if all(isinstance(value, dict) for value in tree.values()):
+        for key, below in tree.items():
+            yield from _cases(below, (*path, key))
+    else:
+        yield ", ".join(path), tree
 
 
 def programs(folder, root=ROOT):

@@ -1,4 +1,4 @@
-"""One model on two devices and in two processes: the same weights and figures as on one.
+"""One model on two devices and in two processes: replicas equal to the bit, figures as on one device.
 
     python examples/distributed.py [--output build/distributed] [--quick]
 

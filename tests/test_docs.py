@@ -213,6 +213,21 @@ def test_measured_rows_come_from_the_results(page_parts, tmp_path):
     assert page_parts.results("balancing", tmp_path) == "## Some\n\n![curve](benchmarks/results/some.png)\n"
 
 
+def test_times_are_ratios_to_the_first_of_each_case(page_parts, tmp_path):
+    seconds = {"a_step": {"plain": 0.002, "with_it": 0.003}, "deep": {"er": {"one": 0.01, "two": 0.02, "three": 0.005}}}
+    report = {"seconds": seconds, "versions": {"keras": "3.0"}, "setting": {"training_batch": 512}}
+    (tmp_path / "some.json").write_text(json.dumps(report))
+    assert page_parts.ratios("some", tmp_path).splitlines() == [
+        "| case | what | ratio | milliseconds |",
+        "| --- | --- | ---: | ---: |",
+        "| a step | with it / plain | 1.50 | 3.00 / 2.00 |",
+        "| deep, er | two / one | 2.00 | 20.00 / 10.00 |",
+        "| deep, er | three / one | 0.50 | 5.00 / 10.00 |",
+        "",
+        "`python -m benchmarks.some`, medians, with keras 3.0; training batch 512.",
+    ]
+
+
 def test_programs_say_what_they_are(page_parts, tmp_path):
     (tmp_path / "some").mkdir()
     (tmp_path / "some" / "data.py").write_text('"""Read by others."""')
@@ -237,6 +252,7 @@ def test_docstring_sections():
 
 # What the code of each page has made; a page with code needs a line here.
 CODE = {
+    "balancing.md": lambda names: names["model"].balancing is names["balancing"],
     "features.md": lambda names: tuple(names["x"].shape) == (4, 13),
     "freeze.md": lambda names: list(names["only_click"].output) == ["click"],
     "gates.md": lambda names: names["fixed"].gate.static,

@@ -1,1 +1,1 @@
-"""The experiments of the papers on learned allocation, a program each; they run on TensorFlow and on JAX."""
+"""The experiments of the papers on learned allocation, a program each; all but Sparse Sharing run on JAX, too."""

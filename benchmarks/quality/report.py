@@ -16,6 +16,7 @@ import matplotlib
 import numpy as np
 
 from benchmarks.intervals import t_interval
+from benchmarks.quality import datasets
 from benchmarks.quality.methods import METHODS
 from benchmarks.quality.paper import PAPER
 from benchmarks.quality.records import Records
@@ -166,7 +167,7 @@ def _made_with(name, rows, table):
     tuned = [row["method"] for row in rows if row["phase"] == "tuning"]
     budget = max(map(tuned.count, tuned), default=0)
     more = f"--methods {','.join(table)} --seeds {seeds} --budget {budget}"
-    command = f"python -m benchmarks.quality.run --dataset {name} {more}"
+    command = f"python -m benchmarks.quality.run {datasets.arguments(name)} {more}"
     return f"`{command}`, with {_listed(rows[-1]['versions'])}."
 
 

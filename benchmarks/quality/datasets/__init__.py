@@ -67,6 +67,12 @@ def parse(text):
         raise SystemExit(f"--dataset options must be option=number; received: {options}") from error
 
 
+def arguments(text):
+    """The arguments of a program that name a data set, with the folder that its user must give where it has one."""
+    module = importlib.import_module(f"benchmarks.quality.datasets.{parse(text)[0]}")
+    return f"--dataset {text}" + (" --data FOLDER" if "--data" in module.SOURCE else "")
+
+
 @functools.cache
 def load(text, directory=None, seed=0):
     """The data set of `name` or `name:option=value,...`; what is missing ends the program with what to do."""

@@ -3,8 +3,8 @@
 A sample of KuaiRand-27K: the interactions with an explicit like or hate of users who gave both, so its rates are not
 those of traffic.
 
-Split: by time. The first 70 % of the rows train, the next 15 % validate, the last 15 % test; about three quarters of
-the videos in the test rows are new, as they would be in production. Repeated rows are dropped. Features are what is
+Split: by time. The first 70 % of the rows train, the next 15 % validate, the last 15 % test; about three quarters
+of the test rows show a video that is new, as they would in production. Repeated rows are dropped. Features are what is
 known when the video is shown: user, video, its duration, hour and day of the week, and the user's profile. Everything
 that the view itself brings is out: play time, time in the comments, profile entry, comment, like or hate.
 """
