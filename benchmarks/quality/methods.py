@@ -148,6 +148,11 @@ def supernet(dataset, tasks, width, dropout, **space):
     return RouteSupernet(tasks, dataset.layers, dataset.subnetworks, width, **space, dropout=dropout)
 
 
+def _recipe(title, **changed):
+    """The recommended search, or its ablation. No input layer: what all routes share, no route can part."""
+    return _searched(title, "full_route", **{"input_layer": False, **RECIPE, **changed})
+
+
 def _searched(title, tuned_as=None, query="previous", pooling="gate", input_layer=True, **options):
     space = {"query": query, "pooling": pooling, "input_layer": input_layer}
     options["supernet"] = functools.partial(supernet, **space)
@@ -183,10 +188,14 @@ METHODS = {
     "mtnas": _searched("MTNAS (paper)"),
     "mtnas_root_query": _searched("MTNAS without query search", "mtnas", query="root"),
     "mtnas_mean": _searched("MTNAS, mean pooling", "mtnas", pooling="mean"),
-    # The recipe and its controls have no input layer: what all routes share, no route can part.
     "full_route": Method("Full route", full_route),
-    "mtnas_recipe": _searched("MTNAS (recipe)", "full_route", input_layer=False, **RECIPE),
-    "mtnas_recipe_input_layer": _searched("MTNAS (recipe) with the input layer", "full_route", **RECIPE),
+    "mtnas_recipe": _recipe("MTNAS (recipe)"),
+    "mtnas_recipe_input_layer": _recipe("MTNAS (recipe) with the input layer", input_layer=True),
+    "mtnas_recipe_sampled": _recipe("MTNAS (recipe), weights trained on sampled routes", uniform_training=False),
+    "mtnas_recipe_one_route": _recipe("MTNAS (recipe), one route a step", routes_per_step=1),
+    "mtnas_recipe_shared_credit": _recipe("MTNAS (recipe), blocks answer for all tasks", per_task_credit=False),
+    "mtnas_recipe_no_delay": _recipe("MTNAS (recipe) from the first step", delay=0.0),
+    "mtnas_recipe_fast": _recipe("MTNAS (recipe), alpha's learning rate 0.05", alpha_rate=0.05),
     "random_routes": Method("Random routes, best at that cost", full_route, procedures.random_routes, **AT_ITS_COST),
     "restarts": Method("Full route, best restart at that cost", full_route, procedures.restarts, **AT_ITS_COST),
 }

@@ -133,7 +133,7 @@ def _best_of(cost, train):
     return best
 
 
-def searched(problem, method, width, settings, seed, *, supernet, delay=0.0, candidates=0, **options):
+def searched(problem, method, width, settings, seed, *, supernet, delay=0.0, candidates=0, alpha_rate=0.01, **options):
     """A route searched while a supernet trains on it; then inherited, or the best of several routes trained anew.
 
     Inherited as in the paper: route and weights of the epoch with the least validation loss. With `candidates` the
@@ -147,7 +147,8 @@ def searched(problem, method, width, settings, seed, *, supernet, delay=0.0, can
     start = int(delay * problem.steps(dataset.epochs))
     batches = validation_batches(problem, seed)
     reward = "auc" if set(dataset.kinds.values()) == {"binary"} else "loss"
-    search = RouteSearch(batches, reward, seed=seed, start_step=start, **options)
+    optimizer = keras.optimizers.Adam(alpha_rate)
+    search = RouteSearch(batches, reward, optimizer, seed=seed, start_step=start, **options)
     fitted = problem.fit(model, settings, patience=None, callbacks=[search])
     scored = (problem.steps(dataset.epochs) - start) * search.routes_per_step
     work = fitted.work + scored * len(next(iter(batches[0][1].values())))
