@@ -9,6 +9,8 @@ from sklearn.metrics import roc_auc_score
 
 from mtl_layers.losses import exact_auc
 
+NAN = float("nan")
+
 
 def rows(rng, size, decimals):
     labels = (rng.random(size) < 0.3).astype("float32")
@@ -102,6 +104,27 @@ def test_a_nan_score_of_no_weight_is_no_part(rng):
     scores[:100], weights[:100] = np.nan, 0.0
     order = rng.permutation(400)
     assert float(exact_auc(labels[order], scores[order], weights[order])) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_nan_label_of_no_weight_is_no_part():
+    labels, scores = np.array([NAN, 0, 1, 1]), np.array([0.1, 0.3, 0.2, 0.4], "float32")
+    assert float(exact_auc(labels, scores, np.array([0, 1, 1, 2.0]))) == pytest.approx(2 / 3)
+    assert np.isnan(float(exact_auc(labels, scores)))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ([(2, 2), (2, 2), (2,)], r"`y_true` must be \[batch\] or \[batch, 1\]; received: shape=\(2, 2\)"),
+        ([(), (1,), (1,)], r"`y_true` must be .*received: shape=\(\)"),
+        ([(2,), (2, 2), (2,)], r"`y_pred` must be .*received: shape=\(2, 2\)"),
+        ([(3,), (1,), (3,)], r"`y_pred` must be .*received: shape=\(1,\)"),
+        ([(3,), (3,), (1,)], r"`sample_weight` must be .*received: shape=\(1,\)"),
+    ],
+)
+def test_other_shapes_are_refused(shapes, message):
+    with pytest.raises(ValueError, match=message):
+        exact_auc(*map(np.ones, shapes))
 
 
 numbers = st.integers(-3, 3).map(float)

@@ -5,6 +5,7 @@ import pytest
 from conftest import BACKEND, LEGACY
 from test_losses import NAN, PREDICTED, compiled, labels_of
 
+from mtl_layers._keras import keras, ops
 from mtl_layers.losses import MaskedLoss, MaskedMetric, check_labels, per_task
 
 WRONG_NAMES = {
@@ -54,6 +55,18 @@ def call(labels, predictions=PREDICTED, weights=None, **kwargs):
     return MaskedLoss("mse", name="click_loss", **kwargs)(labels, predictions, weights)
 
 
+DENSE = ["mse", "binary_crossentropy", "BinaryCrossentropy", keras.losses.Huber()]
+
+
+def wide(loss):
+    return MaskedLoss(loss, name="click_loss")(np.ones(3), np.full((3, 4), 0.5, "float32"))
+
+
+def of_rows(function):
+    """A loss that does not give one number for each row."""
+    return MaskedLoss(lambda y, p: function(y - p), name="click_loss")(np.ones(3), PREDICTED)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -66,9 +79,29 @@ def call(labels, predictions=PREDICTED, weights=None, **kwargs):
         (lambda: call(np.ones(3), weights=np.ones(1)), r"sample_weight of click_loss must be .*shape=\(1,\)"),
         (lambda: call(np.ones(3), weights=np.ones((1, 1))), r"sample_weight of click_loss must be .*shape=\(1, 1\)"),
         (lambda: call(np.ones(3), require_weights=True), "click_loss must be given, since `require_weights=True`"),
+        (lambda: MaskedLoss("mse", reduction="sum"), "`reduction` must be \"sum_over_.*received: reduction='sum'"),
+        (lambda: MaskedLoss(None), "`loss` must be a Keras loss or its name, .*received: loss=None"),
+        (lambda: MaskedLoss(MaskedLoss("mse")), "`loss` must be .*, and no MaskedLoss; received: loss=<"),
+        (lambda: per_task({"a": MaskedLoss("mse")}), "`loss` must be .*, and no MaskedLoss; received: loss=<"),
+        (lambda: MaskedLoss("mse", "nan"), "`missing_value` must be a number or None; received: missing_value='nan'"),
+        (lambda: MaskedLoss("mse", True), "`missing_value` must be a number or None; received: missing_value=True"),
+        (lambda: MaskedMetric("mse", "nan"), "`missing_value` must be a number .*received: missing_value='nan'"),
+        (lambda: of_rows(ops.mean), r"what the `loss` of click_loss gives must be \[batch\] .*shape=\(\)"),
+        (lambda: of_rows(lambda error: error[:1]), r"what the `loss` of click_loss gives must be .*shape=\(1, 1\)"),
+        (
+            lambda: of_rows(lambda error: ops.concatenate([error, error], axis=-1)),
+            r"what the `loss` of click_loss gives must be .*shape=\(3, 2\)",
+        ),
+        *((lambda loss=loss: wide(loss), r"labels of click_loss .*\(3, 4\), .*shape=\(3, 1\)") for loss in DENSE),
         (lambda: MaskedMetric("accuracy"), "`metric` must say which one .*received: metric='accuracy'. Name \"binary"),
         (lambda: MaskedMetric("nonsense"), "nonsense"),
         (lambda: per_task({"a": "mse"}, {"b": ["mae"]}), r"`metrics` must name tasks among \['a'\]; received: \['b'\]"),
+        (lambda: per_task("mse"), "`losses` must be a dict from task name; received: losses='mse'"),
+        (lambda: per_task({"a": "mse"}, ["mae"]), r"`metrics` must be a dict from task name; .*metrics=\['mae'\]"),
+        (
+            lambda: per_task(dict.fromkeys("ab", "mse"), dict.fromkeys("ab", keras.metrics.AUC(name="roc"))),
+            "`metrics` must have an object of its own for each task, .*received: 'roc' twice",
+        ),
         (lambda: check_labels(["a", "b"], {"a": [1], "b": [1, 0]}), "one number of rows; received: {'a': 1, 'b': 2}"),
         (
             lambda: check_labels(["a"], {"a": [1, NAN]}),
@@ -76,6 +109,14 @@ def call(labels, predictions=PREDICTED, weights=None, **kwargs):
         ),
         (lambda: check_labels(["a"], {"a": [NAN]}, missing_value=NAN), "mask of task 'a' .*received: 0 of 1 rows"),
         (lambda: check_labels(["a"], {"a": [1]}, {"a": [0]}), "mask of task 'a' must leave at least one row"),
+        (lambda: check_labels(["a"], {"a": [1]}, missing_value="nan"), "`missing_value` must be .*='nan'"),
+        *(
+            (
+                lambda weight=weight: check_labels(["a"], {"a": [1, 0]}, {"a": [1, weight]}),
+                f"`sample_weight` of task 'a' must be finite and not negative; received: {weight} in row 1",
+            )
+            for weight in (NAN, -1.0, float("inf"))
+        ),
         (lambda: check_labels(["a"], {"a": [1]}, {"a": [[1, 1]]}), r"`sample_weight` of task 'a' must be \[1\] or"),
     ],
 )
@@ -90,3 +131,8 @@ def test_check_labels_counts_each_sample_space():
     weights = {"b": np.array([0, 1, 1, 1]), "a": np.array([[1], [1], [1], [0]])}
     assert check_labels(("b", "a"), labels, weights, missing_value=NAN) == {"b": 2, "a": 2}
     assert check_labels(["a"], {"a": [NAN, 1.0]}, {"a": [0, 1]}) == {"a": 1}
+
+
+def test_check_labels_compares_in_float32_as_the_loss_does():
+    for kind in ("float32", "float64"):
+        assert check_labels(["a"], {"a": np.array([0.1, 1], kind)}, missing_value=0.1) == {"a": 1}

@@ -4,12 +4,15 @@ import json
 
 import numpy as np
 import pytest
+from conftest import LEGACY
+from gradients import gradient_by_input
 from reference import array
 from sklearn.metrics import roc_auc_score
 
 import mtl_layers as mtl
 from mtl_layers._keras import keras, ops
 from mtl_layers.losses import MaskedLoss, MaskedMetric, per_task
+from mtl_layers.losses._sample_space import sample_space
 
 NAN = float("nan")
 
@@ -124,6 +127,88 @@ def test_gradients_come_from_the_rows_of_the_task_alone(missing):
     np.testing.assert_allclose(array(model.weights[0]), 1 - 2 * (2 - 1) * 2)  # d/dw (2w - 1)^2 at 1
 
 
+def squared_distance_of_logarithms(labels, predictions):
+    """Not legal for a label of 0, which is what a missing one must not become."""
+    return ops.mean(ops.square(ops.log(labels) - predictions), axis=-1)
+
+
+@pytest.mark.parametrize("outside", [0.5, NAN, float("inf")])
+@pytest.mark.parametrize("by", ["labels", "weights"])
+@pytest.mark.parametrize("rows", [[0, 2], []])
+def test_no_label_nor_prediction_outside_reaches_loss_or_gradient(outside, by, rows):
+    inside = np.isin(np.arange(3), rows)
+    labels, weights = np.array([1, 3, np.e], "float32"), None
+    if by == "labels":
+        labels[~inside] = NAN
+    else:
+        weights = inside.astype("float32")
+    predictions = np.where(inside, [0.5, 0.5, 0.25], outside).astype("float32")[:, None]
+    loss = MaskedLoss(squared_distance_of_logarithms, missing_value=NAN)
+    assert number(loss(labels, predictions, weights)) == pytest.approx((0.25 + 0.5625) / 2 if rows else 0.0, rel=1e-5)
+    found = gradient_by_input(lambda p: loss(labels, p, weights), predictions)
+    np.testing.assert_allclose(found, column(0.5, 0, -0.75) if rows else np.zeros((3, 1)), rtol=1e-5)
+
+
+@pytest.mark.needs_tensorflow
+def test_a_batch_without_rows_gives_zero():
+    """As a replica may get it."""
+    import tensorflow as tf
+
+    loss = tf.function(MaskedLoss("mse", missing_value=NAN), input_signature=[tf.TensorSpec((None, 1))] * 2)
+    assert number(loss(np.zeros((0, 1), "float32"), np.zeros((0, 1), "float32"))) == 0.0
+
+
+def test_numbers_of_classes_stay_integers():
+    """A metric of one's own may look something up by them."""
+    labels, _ = sample_space(np.array([-1, 2], "int32"), np.zeros((2, 3), "float32"), None, -1, False, "click")
+    assert labels.dtype == "int32"
+    np.testing.assert_array_equal(array(labels), [[2], [2]])
+
+
+def test_a_label_outside_is_legal_for_metrics_too():
+    metric = MaskedMetric(keras.metrics.MeanMetricWrapper(squared_distance_of_logarithms), missing_value=NAN)
+    metric.update_state(np.array([NAN, 1, np.e]), PREDICTED)
+    assert number(metric.result()) == pytest.approx((0.25 + 0.5625) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_weights_are_summed_and_losses_computed_beyond_half_precision(rng, dtype):
+    labels, weights = rng.normal(size=3000).astype("float32"), rng.uniform(2e5, 4e5, 3000).astype("float32")
+    predictions = ops.zeros((3000, 1), dtype)
+    expected = pytest.approx(np.average(labels**2, weights=weights), rel=1e-5)
+    assert number(MaskedLoss("mse")(labels, predictions, weights)) == expected
+    rows = MaskedLoss("mse").call(ops.convert_to_tensor(labels[:, None]), predictions)
+    np.testing.assert_allclose(array(rows), labels**2, rtol=1e-5)
+    metric = MaskedMetric("mse")
+    metric.update_state(labels, predictions, weights)
+    assert number(metric.result()) == expected
+
+
+def test_under_mixed_precision_the_loss_is_that_of_the_predictions(rng):
+    x, labels = rng.normal(size=(70_000, 2)).astype("float32"), rng.normal(size=70_000).astype("float32")
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, keras.layers.Dense(1, dtype="mixed_float16")(inputs))
+    model.compile(keras.optimizers.SGD(0.0), MaskedLoss("mse"))
+    expected = np.mean((model.predict(x, batch_size=70_000, verbose=0)[:, 0].astype("float32") - labels) ** 2)
+    found = model.fit(x, labels, batch_size=70_000, verbose=0).history["loss"]
+    assert found == [pytest.approx(float(expected), rel=1e-3)]
+
+
+def test_a_loss_of_ones_own_may_compare_one_label_with_several_units():
+    def pinball(labels, predictions):
+        error = labels - predictions
+        return ops.mean(ops.maximum(np.array([0.1, 0.9]) * error, np.array([-0.9, -0.1]) * error), axis=-1)
+
+    loss = MaskedLoss(pinball, missing_value=NAN)
+    assert number(loss(np.array([1, NAN]), np.array([[0, 3], [5, 5]], "float32"))) == pytest.approx((0.1 + 0.2) / 2)
+
+
+def test_a_loss_may_give_a_column():
+    loss = MaskedLoss(lambda labels, predictions: ops.square(labels - predictions))
+    assert number(loss(column(1, 1, 1), PREDICTED, np.array([1, 0, 1]))) == pytest.approx((0.25 + 0.5625) / 2)
+    assert tuple(loss.call(ops.convert_to_tensor(PREDICTED), ops.convert_to_tensor(PREDICTED)).shape) == (3,)
+
+
 @pytest.mark.parametrize("weighted", [True, False])
 def test_the_metric_of_a_batch_is_the_loss_of_the_batch(rng, weighted):
     labels = np.where(rng.random(50) < 0.3, NAN, rng.normal(size=50)).astype("float32")
@@ -165,9 +250,23 @@ def test_per_task_gives_every_task_its_own_loss_and_metrics_under_one_rule():
         assert each.missing_value == -1 and each.require_weights is False
 
 
+def test_a_metric_need_not_be_in_a_list():
+    own = keras.metrics.MeanSquaredError()
+    metrics = per_task({"b": "mse", "a": "mse"}, {"a": "AUC", "b": own})["weighted_metrics"]
+    assert [each.metric for each in metrics["b"]] == [own]
+    assert [type(each.metric) for each in metrics["a"]] == [keras.metrics.AUC]
+
+
+@pytest.mark.skipif(LEGACY, reason="losses of tf_keras have no dtype")
+def test_the_dtype_of_a_loss_survives_json():
+    config = json.loads(json.dumps(MaskedLoss("mse", dtype="float64").get_config()))
+    assert MaskedLoss.from_config(config).dtype == "float64"
+
+
 @pytest.mark.parametrize(
     "made",
     [
+        MaskedLoss("mse", missing_value=np.float32(-1)),
         MaskedLoss("mse", missing_value=-1.0, require_weights=True, name="mine"),
         MaskedLoss(keras.losses.BinaryCrossentropy(label_smoothing=0.1), missing_value=NAN),
         MaskedMetric("mse", missing_value=-1.0, require_weights=True),

@@ -1,6 +1,7 @@
 """Which rows belong to a task's sample space, and with what weight. Losses and metrics both ask here."""
 
 import math
+from numbers import Real
 
 from mtl_layers._keras import ops
 
@@ -14,12 +15,12 @@ def sample_space(y_true, y_pred, sample_weight, missing_value, require_weights, 
     if len(y_true.shape) == len(y_pred.shape) - 1:
         y_true = ops.expand_dims(y_true, -1)  # [batch, 1]
     width = y_true.shape[-1] if len(y_true.shape) == 2 else None
-    if width not in (1, y_pred.shape[-1]) or _differ(y_true.shape[0], y_pred.shape[0]):
+    if width not in (1, y_pred.shape[-1]) or differ(y_true.shape[0], y_pred.shape[0]):
         raise ValueError(
             f"labels of {name} must be [batch], [batch, 1] or shaped like the prediction "
             f"{tuple(y_pred.shape)}; received: shape={tuple(y_true.shape)}"
         )
-    weights = ops.ones_like(y_pred[:, 0])
+    weights = ops.ones_like(y_pred[:, 0], dtype=wide(y_pred))
     if missing_value is not None:
         if math.isnan(missing_value):
             missing = ops.isnan(ops.cast(y_true, "float32"))
@@ -27,27 +28,51 @@ def sample_space(y_true, y_pred, sample_weight, missing_value, require_weights, 
             missing = ops.equal(ops.cast(y_true, "float32"), missing_value)  # -1 is not to be cast to a boolean label
         weights = weights * ops.cast(ops.logical_not(ops.any(missing, axis=-1)), weights.dtype)
     if sample_weight is not None:
-        weights = weights * _vector(sample_weight, weights, name)
+        weights = weights * vector(sample_weight, weights.dtype, y_pred.shape[0], f"sample_weight of {name}")
     elif require_weights:
         raise ValueError(
             f"sample_weight of {name} must be given, since `require_weights=True`; received: None. Pass "
             "sample_weight={task: mask} with an entry for every task"
         )
-    # A label outside the space must not reach the loss at all: 0 * NaN is NaN, in the loss and in its gradient.
-    y_true = ops.where(ops.expand_dims(weights, -1) == 0, ops.zeros_like(y_true), y_true)
-    return y_true, weights
+    if "int" not in str(y_true.dtype):  # numbers of classes stay integers
+        y_true = ops.cast(y_true, weights.dtype)
+    return fill_outside(y_true, weights), weights
 
 
-def _vector(sample_weight, weights, name):
-    sample_weight = ops.cast(sample_weight, weights.dtype)
-    received = tuple(sample_weight.shape)
-    if len(received) == 2 and received[-1] == 1:
-        sample_weight = sample_weight[:, 0]
-    if len(sample_weight.shape) != 1 or _differ(received[0], weights.shape[0]):
-        raise ValueError(f"sample_weight of {name} must be [batch] or [batch, 1]; received: shape={received}")
-    return sample_weight
+def fill_outside(values, weights):
+    """Gives every row of weight 0 the values of some row inside, or zeros where there is none.
+
+    What is outside must not reach the loss at all, since 0 * NaN is NaN, in the loss and in its gradient; and a number
+    that is made up, such as 0, need not be legal for the loss, while a row inside must be.
+    """
+    inside = ops.not_equal(weights, 0)
+    # The row of zeros in front is found where no row is inside, even in a batch without rows.
+    found = ops.argmax(ops.pad(ops.cast(inside, "float32"), ((1, 0),), constant_values=0.5))
+    row = ops.take(ops.pad(values, ((1, 0), (0, 0))), found, axis=0)
+    return ops.where(ops.expand_dims(inside, -1), values, ops.stop_gradient(row))
 
 
-def _differ(size, other):
+def wide(y_pred):
+    """The type to compute in: weights of rows soon add up to more than 65504, which float16 calls infinite."""
+    return "float64" if y_pred.dtype == "float64" else "float32"
+
+
+def vector(values, dtype, rows, what):
+    """Returns one number for each row, `[batch]`."""
+    values = ops.cast(values, dtype)
+    received = tuple(values.shape)
+    if not received or received[1:] not in ((), (1,)) or differ(received[0], rows):
+        raise ValueError(f"{what} must be [batch] or [batch, 1]; received: shape={received}")
+    return ops.reshape(values, (-1,))
+
+
+def differ(size, other):
     """Whether two sizes are known and not the same: 1 row against many would be broadcast without a word."""
     return None not in (size, other) and size != other
+
+
+def check_missing_value(value):
+    """Returns the label that stands for "no label" as a float, or None."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+        raise ValueError(f"`missing_value` must be a number or None; received: missing_value={value!r}")
+    return None if value is None else float(value)

@@ -1,6 +1,7 @@
 """The exact area under the ROC curve of one batch, in the graph."""
 
 from mtl_layers._keras import BACKEND, ops
+from mtl_layers.losses._sample_space import vector
 
 
 def exact_auc(y_true, y_pred, sample_weight=None):
@@ -11,18 +12,22 @@ def exact_auc(y_true, y_pred, sample_weight=None):
     ```
 
     with P and N the weights of the positive and the negative rows, and N_< and N_= that of the negative rows that score
-    below and equal to p_i. Exact by sorting, where `keras.metrics.AUC` interpolates between thresholds. Weights are
-    summed in float64, except on JAX without `jax_enable_x64`: there in float32, whose rounding shows in the sixth digit
-    where the rows weigh more than 2**24 together.
+    below and equal to p_i. Exact by sorting, where `keras.metrics.AUC` interpolates between thresholds. Scores are
+    compared in float32: those that differ beyond it are ties. Weights are summed in float64, except on JAX without
+    `jax_enable_x64`: there in float32, whose rounding shows in the sixth digit where the rows weigh more than 2**24
+    together.
 
     Args:
-        y_true: Labels 0 and 1, `[batch]` or `[batch, 1]`.
+        y_true: Labels 0 and 1, `[batch]` or `[batch, 1]`; anything where the weight is 0.
         y_pred: Scores, `[batch]` or `[batch, 1]`.
-        sample_weight: Weights of rows, `[batch]`. Defaults to `None`, 1 each.
+        sample_weight: Weights of rows, `[batch]` or `[batch, 1]`. Defaults to `None`, 1 each.
 
     Returns:
         A float32 scalar; NaN where one class is missing, since the AUC is then undefined, or where a row of positive
         weight has a NaN score.
+
+    Raises:
+        ValueError: If labels, scores or weights have another shape, or not the same number of rows.
 
     Example:
         >>> float(mtl.losses.exact_auc(np.array([0, 1, 1, 0]), np.array([0.1, 0.4, 0.35, 0.35])))
@@ -31,9 +36,11 @@ def exact_auc(y_true, y_pred, sample_weight=None):
     Source: Fawcett, "An introduction to ROC analysis", 2006.
     """
     wide = _wide()
-    labels = ops.cast(ops.reshape(y_true, (-1,)), wide)
-    scores = ops.cast(ops.reshape(y_pred, (-1,)), "float32")
-    weights = ops.ones_like(labels) if sample_weight is None else ops.cast(ops.reshape(sample_weight, (-1,)), wide)
+    labels = vector(y_true, wide, None, "`y_true`")
+    rows = labels.shape[0]
+    scores = vector(y_pred, "float32", rows, "`y_pred`")
+    weights = ops.ones_like(labels) if sample_weight is None else vector(sample_weight, wide, rows, "`sample_weight`")
+    labels = ops.where(ops.equal(weights, 0), ops.zeros_like(labels), labels)
     unknown = ops.isnan(scores)
     is_broken = ops.any(ops.logical_and(unknown, weights > 0))
     scores = ops.where(unknown, ops.zeros_like(scores), scores)  # those of weight 0, which sorting would trip over

@@ -1,7 +1,7 @@
 """A loss over a task's own sample space."""
 
 from mtl_layers._keras import keras, ops, register
-from mtl_layers.losses._sample_space import sample_space
+from mtl_layers.losses._sample_space import check_missing_value, differ, fill_outside, sample_space, vector, wide
 
 
 @register
@@ -16,19 +16,26 @@ class MaskedLoss(keras.losses.Loss):
     without any row of the task gives 0 and zero gradients. Where a `tf.distribute` strategy splits a batch, every
     replica takes the mean over its own rows, as with all Keras losses.
 
+    It is computed in float32 where predictions are narrower, as under mixed precision.
+
     Args:
-        loss: Name of a Keras loss, or a `keras.losses.Loss`; its own reduction is not used.
+        loss: Name of a Keras loss, or a `keras.losses.Loss`, with one number for each row; its own reduction is not
+            used.
         missing_value: The label that stands for "no label": `float("nan")` or a number. Defaults to `None`, no label
             is missing.
         require_weights: Whether a call without `sample_weight` is an error: then a forgotten mask cannot pass
             unnoticed. Defaults to `False`.
         name: Defaults to `"masked_loss"`.
+        **kwargs: `dtype` of `keras.losses.Loss`, on Keras 3 alone.
 
     Call arguments: labels `[batch]`, `[batch, 1]` or as the prediction; prediction `[batch, units]`; `sample_weight`
-    `[batch]` or `[batch, 1]`, 0 for rows outside the sample space.
+    `[batch]` or `[batch, 1]`, 0 for rows outside the sample space. Labels of one column go with several units where the
+    loss is sparse or your own.
 
     Raises:
-        ValueError: If labels or weights have another shape, or weights are required and missing.
+        ValueError: If `loss` is None or a `MaskedLoss`, or does not give one number for each row; if `missing_value` is
+            no number, another `reduction` is asked for, labels or weights have another shape, or weights are required
+            and missing.
 
     Example:
         >>> loss = mtl.losses.MaskedLoss("mse", missing_value=float("nan"))
@@ -39,33 +46,57 @@ class MaskedLoss(keras.losses.Loss):
     """
 
     def __init__(self, loss, missing_value=None, require_weights=False, name="masked_loss", **kwargs):
+        reduction = kwargs.pop("reduction", "auto")  # "auto" is how Keras 2 calls it
+        if reduction not in ("auto", "sum_over_batch_size"):
+            raise ValueError(
+                '`reduction` must be "sum_over_batch_size", since the mean is over the rows of the task; '
+                f"received: reduction={reduction!r}"
+            )
         super().__init__(name=name, **kwargs)
         self.loss = keras.losses.get(loss)
+        if self.loss is None or isinstance(self.loss, MaskedLoss):
+            raise ValueError(f"`loss` must be a Keras loss or its name, and no MaskedLoss; received: loss={loss!r}")
         self._name_of_loss = loss if isinstance(loss, str) else None
-        self.missing_value = missing_value
+        self._has_dtype = "dtype" in kwargs
+        self.missing_value = check_missing_value(missing_value)
         self.require_weights = require_weights
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         y_true, weights = sample_space(
             y_true, y_pred, sample_weight, self.missing_value, self.require_weights, self.name
         )
+        y_pred = fill_outside(ops.convert_to_tensor(y_pred), weights)
         total = ops.sum(weights)
         scale = ops.cast(ops.shape(weights)[0], weights.dtype) / ops.where(total > 0, total, ops.ones_like(total))
         # Keras divides by the batch, and by the number of replicas where a strategy splits it: it must be asked.
-        return super().__call__(y_true, ops.convert_to_tensor(y_pred), weights * scale)
+        loss = super().__call__(y_true, y_pred, weights * scale)
+        return ops.where(ops.any(ops.not_equal(weights, 0)), loss, ops.zeros_like(loss))
 
     def call(self, y_true, y_pred):
-        if isinstance(self.loss, keras.losses.Loss):
-            return self.loss.call(y_true, y_pred)  # unreduced
-        return self.loss(y_true, y_pred)
+        """The loss of each row, `[batch]`."""
+        y_pred = ops.cast(y_pred, wide(y_pred))
+        if differ(y_true.shape[-1], y_pred.shape[-1]) and self._compares_columns():
+            raise ValueError(
+                f"labels of {self.name} must be shaped like the prediction {tuple(y_pred.shape)}, since its `loss` is "
+                f"not sparse; received: shape={tuple(y_true.shape)}"
+            )
+        loss = self.loss.call if isinstance(self.loss, keras.losses.Loss) else self.loss  # unreduced
+        return vector(loss(y_true, y_pred), y_pred.dtype, y_pred.shape[0], f"what the `loss` of {self.name} gives")
+
+    def _compares_columns(self):
+        """Whether it is a loss of Keras for labels like the prediction: some broadcast one column over all units."""
+        kind = type(self.loss) if isinstance(self.loss, keras.losses.Loss) else self.loss
+        name = getattr(kind, "__name__", "")
+        return kind is getattr(keras.losses, name, None) and "sparse" not in name.lower()
 
     def get_config(self):
-        return {
+        config = {
             "name": self.name,
             "loss": self._name_of_loss or keras.losses.serialize(self.loss),
             "missing_value": self.missing_value,
             "require_weights": self.require_weights,
         }
+        return config | ({"dtype": self.dtype} if self._has_dtype else {})
 
     @classmethod
     def from_config(cls, config):

@@ -1,7 +1,7 @@
 """A metric over a task's own sample space."""
 
-from mtl_layers._keras import keras, register
-from mtl_layers.losses._sample_space import sample_space
+from mtl_layers._keras import keras, ops, register
+from mtl_layers.losses._sample_space import check_missing_value, sample_space
 
 
 @register
@@ -15,7 +15,8 @@ class MaskedMetric(keras.metrics.Metric):
         name: Defaults to the metric's own name.
 
     Raises:
-        ValueError: As `MaskedLoss`; or if `metric` is unknown, or a name such as `"accuracy"` that stands for several.
+        ValueError: For labels, weights and `missing_value` as `MaskedLoss`; or if `metric` is unknown, or a name such
+            as `"accuracy"` that stands for several.
 
     Example:
         >>> metric = mtl.losses.MaskedMetric(keras.metrics.MeanSquaredError(), missing_value=-1.0)
@@ -24,7 +25,7 @@ class MaskedMetric(keras.metrics.Metric):
         4.0
     """
 
-    def __init__(self, metric, missing_value=None, require_weights=False, name=None, **kwargs):
+    def __init__(self, metric, missing_value=None, require_weights=False, name=None):
         named = metric if isinstance(metric, str) else None
         if named in ("accuracy", "acc", "crossentropy", "ce"):
             raise ValueError(
@@ -36,16 +37,16 @@ class MaskedMetric(keras.metrics.Metric):
             raise ValueError(f"`metric` must be a Keras metric or a name of one; received: metric={named or metric!r}")
         if not isinstance(metric, keras.metrics.Metric):  # a function, as Keras 2 gives for names of losses
             metric = keras.metrics.MeanMetricWrapper(metric, name=named or metric.__name__)
-        super().__init__(name=name or metric.name, **kwargs)
+        super().__init__(name=name or metric.name)
         self.metric = metric
-        self.missing_value = missing_value
+        self.missing_value = check_missing_value(missing_value)
         self.require_weights = require_weights
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         y_true, weights = sample_space(
             y_true, y_pred, sample_weight, self.missing_value, self.require_weights, self.name
         )
-        return self.metric.update_state(y_true, y_pred, sample_weight=weights)
+        return self.metric.update_state(y_true, ops.cast(y_pred, weights.dtype), sample_weight=weights)
 
     def result(self):
         return self.metric.result()

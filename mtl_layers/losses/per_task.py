@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+from mtl_layers._keras import keras
+from mtl_layers.losses._sample_space import check_missing_value
 from mtl_layers.losses.masked_loss import MaskedLoss
 from mtl_layers.losses.masked_metric import MaskedMetric
 
@@ -17,7 +19,7 @@ def per_task(losses, metrics=None, *, missing_value=None, require_weights=False)
     Args:
         losses: Dict from task name to a Keras loss or its name; `None` for a task that is trained through others, such
             as a conditional probability of `mtl.ESMM`.
-        metrics: Dict from task name to a list of Keras metrics or names. Defaults to `None`, no metrics.
+        metrics: Dict from task name to a Keras metric, its name, or a list of them. Defaults to `None`, no metrics.
         missing_value: The label that stands for "no label": `float("nan")` or a number. Defaults to `None`.
         require_weights: Whether every task must come with a sample weight (its mask). Defaults to `False`.
 
@@ -25,7 +27,8 @@ def per_task(losses, metrics=None, *, missing_value=None, require_weights=False)
         Dict with `loss` and `weighted_metrics`, to be spread into `compile`.
 
     Raises:
-        ValueError: If `metrics` names a task that `losses` does not.
+        ValueError: If `losses` or `metrics` is no dict, `metrics` names a task that `losses` does not, or one metric
+            object is given twice; or as `MaskedLoss` and `MaskedMetric`.
 
     Example:
         >>> model.compile("adam", **mtl.losses.per_task(
@@ -33,15 +36,28 @@ def per_task(losses, metrics=None, *, missing_value=None, require_weights=False)
         ...     metrics={"click": ["AUC"]}, missing_value=float("nan")))
     """
     rule = {"missing_value": missing_value, "require_weights": require_weights}
-    unknown = sorted(set(metrics or {}) - set(losses))
+    metrics = {} if metrics is None else metrics
+    for argument, given in (("losses", losses), ("metrics", metrics)):
+        if not isinstance(given, dict):
+            raise ValueError(f"`{argument}` must be a dict from task name; received: {argument}={given!r}")
+    unknown = sorted(set(metrics) - set(losses))
     if unknown:
         raise ValueError(f"`metrics` must name tasks among {list(losses)}; received: {unknown}")
+    metrics = {task: each if isinstance(each, list | tuple) else [each] for task, each in metrics.items()}
+    seen = set()
+    for metric in (metric for each in metrics.values() for metric in each if isinstance(metric, keras.metrics.Metric)):
+        if id(metric) in seen:
+            raise ValueError(
+                "`metrics` must have an object of its own for each task, since it counts the rows of all updates; "
+                f"received: {metric.name!r} twice. Give its name, or make one object for each task"
+            )
+        seen.add(id(metric))
     return {
         "loss": {
             task: MaskedLoss(loss, name=f"{task}_loss", **rule) for task, loss in losses.items() if loss is not None
         },
         "weighted_metrics": {
-            task: [MaskedMetric(metric, **rule) for metric in (metrics or {}).get(task, ())] for task in losses
+            task: [MaskedMetric(metric, **rule) for metric in metrics.get(task, ())] for task in losses
         },
     }
 
@@ -59,13 +75,14 @@ def check_labels(tasks, labels, sample_weight=None, missing_value=None):
         Dict from task name to the number of rows in its sample space.
 
     Raises:
-        ValueError: If a task has no labels or no mask, a name is unknown, row counts differ, a label is not finite, or
-            a task's mask is zero everywhere.
+        ValueError: If a task has no labels or no mask, a name is unknown, row counts differ, a label is not finite, a
+            weight is negative or not finite, a task's mask is zero everywhere, or `missing_value` is no number.
 
     Example:
         >>> mtl.losses.check_labels(["click"], {"click": np.array([1.0, np.nan])}, missing_value=float("nan"))
         {'click': 1}
     """
+    missing_value = check_missing_value(missing_value)
     _check_names("labels", labels, tasks)
     if sample_weight is not None:
         _check_names("sample_weight", sample_weight, tasks)
@@ -73,20 +90,27 @@ def check_labels(tasks, labels, sample_weight=None, missing_value=None):
     if len(set(rows.values())) != 1:
         raise ValueError(f"`labels` must have one number of rows; received: {rows}")
     sizes = {}
-    for task in tasks:
-        values = np.asarray(labels[task], "float64").reshape(rows[task], -1)
+    for task in tasks:  # in float32, as the loss does
+        values = np.asarray(labels[task], "float32").reshape(rows[task], -1)
         inside = np.ones(rows[task], bool)
         if missing_value is not None:
-            missing = np.isnan(values) if math.isnan(missing_value) else values == missing_value
+            missing = np.isnan(values) if math.isnan(missing_value) else values == np.float32(missing_value)
             inside &= ~missing.any(axis=1)
         if sample_weight is not None:
-            weights = np.asarray(sample_weight[task], "float64")
+            weights = np.asarray(sample_weight[task], "float32")
             if weights.shape not in ((rows[task],), (rows[task], 1)):
                 raise ValueError(
                     f"`sample_weight` of task {task!r} must be [{rows[task]}] or [{rows[task]}, 1]; "
                     f"received: shape={weights.shape}"
                 )
-            inside &= weights.reshape(-1) != 0
+            weights = weights.reshape(-1)
+            bad = np.flatnonzero(~np.isfinite(weights) | (weights < 0))
+            if bad.size:
+                raise ValueError(
+                    f"`sample_weight` of task {task!r} must be finite and not negative; "
+                    f"received: {weights[bad[0]]} in row {bad[0]}"
+                )
+            inside &= weights != 0
         bad = np.flatnonzero(inside & ~np.isfinite(values).all(axis=1))
         if bad.size:
             raise ValueError(
