@@ -56,6 +56,17 @@ def test_the_embeddings_of_two_layers_are_put_one_behind_the_other(rng):
     np.testing.assert_array_equal(mtl.analysis.task_embeddings(model), np.concatenate([LOWER, UPPER], axis=1))
 
 
+def test_a_layer_within_a_nested_model_is_found_and_logged():
+    inputs = keras.Input((4,))
+    layer = mtl.GumbelMatrix(3, 3, ((4,),), name="shared")
+    model = keras.Model(inputs, keras.Model(inputs, mtl.Towers(TASKS)(layer(inputs)))(inputs))
+    allocate(layer, [LOWER])
+    model.compile("sgd", "mse", jit_compile=BACKEND == "jax")
+    np.testing.assert_array_equal(mtl.analysis.task_embeddings(model), LOWER)
+    history = model.fit(*data(), verbose=0, callbacks=[mtl.analysis.AllocationLog()]).history
+    assert history["shared_0_buy_1"] == pytest.approx([layer.probabilities()[0][1, 1]])
+
+
 def test_cosines_and_clusters_by_hand():
     embeddings = [[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]]
     expected = np.eye(5)

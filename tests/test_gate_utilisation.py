@@ -97,6 +97,31 @@ def test_the_figure_has_a_bar_for_every_expert_that_is_read(rng):
     plt.close(figure)
 
 
+def test_entropy_is_that_of_shares_whatever_the_weights_sum_to(rng):
+    mean = np.array([[0.4] * 5, [2, 0, 0, 0, 0], [1.5, 0.5, 0, 0, 0], [0] * 5])
+    level = mtl.analysis.GateUtilisation(mean, np.zeros((4, 5)), np.ones((4, 5), bool))
+    mixed = np.exp(-0.75 * np.log(0.75) - 0.25 * np.log(0.25))
+    np.testing.assert_allclose(level.effective_experts, [5, 1, mixed, 1])
+
+    model = model_with(mtl.AdaTT(2, 1, (2,), (1,), ((4,),)))
+    x = rng.normal(size=(9, 6)).astype("float32")
+    (level,) = mtl.analysis.gate_utilisation(model, x)
+    np.testing.assert_allclose(level.mean.sum(axis=1), 2, rtol=1e-5)
+    below = keras.Model(model.input, model.layers[-2].input)
+    (weights,) = (ops.convert_to_numpy(each) for each in model.layers[-2].gate_weights(below(x)))
+    np.testing.assert_allclose(level.entropy, -(weights / 2 * np.log(weights / 2)).sum(axis=-1).mean(axis=0), rtol=1e-4)
+
+
+def test_the_figure_cuts_no_bar_and_no_whisker_off():
+    read, figure = np.ones((1, 2), bool), plt.figure()
+    for mean, std, limits in (([0.7, 0.3], 0.1, (0, 1)), ([1.5, 0.5], 0.2, (0, 1.7)), ([2.2, -0.2], 0.0, (-0.2, 2.2))):
+        axes = figure.add_subplot()
+        level = mtl.analysis.GateUtilisation(np.array([mean]), np.full((1, 2), std), read)
+        mtl.analysis.plot_gate_utilisation(level, ["a"], axes)
+        assert axes.get_ylim() == pytest.approx(limits)
+    plt.close(figure)
+
+
 @pytest.mark.parametrize("rows", [[], np.zeros((0, 6), "float32"), [np.zeros((0, 6), "float32")] * 2])
 def test_no_rows_are_refused(rows):
     with pytest.raises(ValueError, match="`data` must have at least one row; received: none"):

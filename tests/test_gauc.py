@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from conftest import BACKEND
 from sklearn.metrics import roc_auc_score
+from two_devices import run_on_two_devices
 
 import mtl_layers as mtl
 from mtl_layers._keras import keras
@@ -176,6 +177,102 @@ def test_one_loss_for_all_tasks_says_for_each_which_labels_are_missing(rng):
     inside = (~np.isnan(labels["buy"])).astype("float64")
     expected = by_loop(labels["buy"], predicted, features["user"].ravel(), inside)
     assert callback.scores()["buy"] == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("missing_value", [NAN, -1.0])
+@pytest.mark.parametrize("others", [{}, {"ctr": "binary_crossentropy"}])
+def test_a_task_without_a_loss_has_the_rule_of_the_others(rng, missing_value, others):
+    features, labels = rows(rng)
+    bought = np.where(labels["click"], labels["buy"], missing_value).astype("float32")
+    labels = {"ctr": labels["click"], "cvr": bought, "ctcvr": np.where(labels["click"], bought, 0).astype("float32")}
+    inputs = keras.Input((3,))
+    towers = mtl.ESMM({"ctr": (), "cvr": ()}, {"ctcvr": ("ctr", "cvr")})
+    model = keras.Model(inputs, towers(mtl.SharedBottom(2, (4,))(inputs)))
+    losses = {"ctr": "binary_crossentropy", "cvr": None, "ctcvr": "binary_crossentropy"}
+    compiled = mtl.losses.per_task(losses, missing_value=missing_value)
+    model.compile("sgd", loss=compiled["loss"] | others, jit_compile=BACKEND == "jax")  # others have no rule
+    groups = features["user"].ravel()
+    history = model.fit(
+        features["x"], labels, verbose=0, callbacks=[GroupedAUC((features["x"], labels), groups)]
+    ).history
+    predicted = model.predict(features["x"], verbose=0)["cvr"].ravel()
+    expected = by_loop(bought, predicted, groups, labels["ctr"].astype("float64"))
+    assert history["val_cvr_gauc"] == pytest.approx([expected], abs=1e-9)
+
+
+def test_where_the_others_have_different_rules_every_label_counts(rng):
+    features, labels = rows(rng)
+    model = ranker()
+    losses = {task: mtl.losses.MaskedLoss("mse", value) for task, value in (("click", NAN), ("watch", -1.0))}
+    model.compile("sgd", {**losses, "genre": "sparse_categorical_crossentropy"})
+    callback = GroupedAUC((features, labels), "user", ["buy"])
+    callback.set_model(model)
+    with pytest.raises(ValueError, match="received: nan among the labels of 'buy'"):
+        callback.on_train_begin()
+
+
+def test_several_inputs_may_come_in_a_list(rng):
+    features, labels = rows(rng)
+    inputs = [keras.Input((1,)), keras.Input((3,))]
+    h = mtl.SharedBottom(1, (4,))(keras.layers.Concatenate()(inputs))
+    model = keras.Model(inputs, mtl.Towers({"click": ()})(h))
+    model.compile("sgd", "mse", jit_compile=BACKEND == "jax")
+    given, groups = [features["user"].astype("float32"), features["x"]], features["user"].ravel()
+    predicted = model.predict(given, verbose=0)["click"].ravel()
+    for weights in (np.ones(50), [1.0] * 50):
+        callback = GroupedAUC((given, labels, weights), groups, batch_size=20)
+        callback.set_model(model)
+        expected = by_loop(labels["click"], predicted, groups, np.ones(50))
+        assert callback.scores() == pytest.approx({"click": expected}, abs=1e-9)
+
+
+@pytest.mark.needs_tensorflow
+def test_on_two_replicas_each_row_counts_once():
+    done = run_on_two_devices("""
+        from test_gauc import GroupedAUC, by_loop, ranker, rows, OTHERS
+        features, labels = rows(np.random.default_rng(0))
+        with strategy.scope():
+            model = ranker()
+        callback = GroupedAUC((features, labels), "user", ["click"])
+        history = model.fit(features, labels | OTHERS, batch_size=10, verbose=0, callbacks=[callback]).history
+        predicted = model(features, training=False)["click"].numpy().ravel()
+        expected = by_loop(labels["click"], predicted, features["user"].ravel(), np.ones(50))
+        np.testing.assert_allclose(history["val_click_gauc"], [expected], atol=1e-9)
+        print("equal")
+        """)
+    assert done.stdout.strip().endswith("equal"), done.stdout + done.stderr
+
+
+def generator():
+    yield {}, {}
+
+
+REPEATED = "`data` must be iterable again and again, such as a tf.data.Dataset or a list of batches; received: "
+PAIR = {"x": np.ones((2, 3))}, {"click": np.array([0.0, 1.0])}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((generator(), "user"), REPEATED + "<generator object generator"),
+        ((None, "user"), REPEATED + "None"),
+        ((PAIR, [1, 2], None, 0), "`batch_size` must be an integer of at least 1; received: batch_size=0"),
+        ((PAIR, [1, 2], None, -1), "`batch_size` must be an integer of at least 1; received: batch_size=-1"),
+        ((PAIR, [1, 2, 2]), "`group` must have one entry for each row of `data`; received: 3 for 2 rows"),
+    ],
+)
+def test_arguments_that_cannot_be_right_are_refused_at_once(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        GroupedAUC(*arguments)
+
+
+def test_weights_without_a_task_are_refused(rng):
+    features, labels = rows(rng)
+    callback = GroupedAUC((features, labels, {"click": np.ones(50)}), "user", ["click", "buy"])
+    callback.set_model(ranker())
+    message = r"`data` must have weights of every task if they are a dict; missing: \['buy'\]"
+    with pytest.raises(ValueError, match=message):
+        callback.on_train_begin()
 
 
 def test_by_default_all_outputs_of_one_column_are_judged(rng):

@@ -116,9 +116,9 @@ INPUTS = "`inputs` must be a dict with a [batch, 1] for each of ['a', 'b']; rece
         *[
             (
                 lambda bad=bad: mtl.ScoreFusion({"a": bad}),
-                f"`weights` must be finite numbers; received: weights['a']={bad!r}",
+                f"`weights` must be numbers that are finite in float32; received: weights['a']={bad!r}",
             )
-            for bad in (float("nan"), float("inf"), "1", None)
+            for bad in (float("nan"), float("inf"), 1e39, -(10**400), True, "1", None)
         ],
         (lambda: mtl.ScoreFusion({"a": 1.0}, {"b": "relu"}), f"`functions` {NAMES}['b']"),
         (lambda: mtl.ScoreFusion({"a": 1.0}).assign({"c": 1.0, "a": 2.0}), f"`weights` {NAMES}['c']"),
@@ -134,3 +134,23 @@ def test_a_bad_argument_is_told_by_name(make, text):
     with pytest.raises(ValueError) as caught:
         make()
     assert str(caught.value) == text
+
+
+HALF = np.full((3, 1), 0.5, "float32")
+
+
+@pytest.mark.parametrize(
+    ("given", "weights", "text"),
+    [
+        ({"a": HALF, "b": HALF[:, 0]}, None, INPUTS + "'b' of shape (3,)"),
+        ({"b": HALF}, None, INPUTS + "no 'a' in ['b']"),
+        ({"a": HALF, "b": HALF}, {"a": HALF, "c": HALF}, "`weights`" + INPUTS[8:] + "no 'b' in ['a', 'c']"),
+        ({"a": HALF, "b": HALF}, {"a": HALF[0], "b": HALF}, "`weights`" + INPUTS[8:] + "'a' of shape (1,)"),
+    ],
+)
+def test_a_built_layer_tells_what_is_wrong_in_a_call(given, weights, text):
+    layer = mtl.ScoreFusion({"a": 1.0, "b": 2.0})
+    layer({"a": HALF, "b": HALF})
+    with pytest.raises(ValueError) as caught:
+        layer(given, weights=weights)
+    assert text in str(caught.value)

@@ -119,10 +119,14 @@ def test_a_chain_of_one_task_or_none_is_towers(rng):
         assert not layer.losses
 
 
-@pytest.mark.parametrize("scale", [1e3, -1e3])
+@pytest.mark.parametrize(
+    ("policy", "scale"),
+    # Of float16 the products of queries and keys are too large here, and they themselves are not.
+    [("float32", 1e3), ("float32", -1e3), ("mixed_float16", 1e2), ("mixed_float16", -1e2)],
+)
 @pytest.mark.parametrize("kind", ["esmm", "aitm"])
-def test_probabilities_and_gradients_are_finite_however_large_the_scores(kind, scale, rng):
-    layer = {"esmm": esmm, "aitm": aitm}[kind]()
+def test_probabilities_and_gradients_are_finite_however_large_the_scores(kind, policy, scale, rng):
+    layer = {"esmm": esmm, "aitm": aitm}[kind](dtype=policy)
     h = (scale * (1.0 + rng.random((4, len(layer.tasks), DIM)))).astype("float32")
     layer.build(h.shape)
     reference.randomise(layer, rng)
@@ -137,6 +141,18 @@ def test_probabilities_and_gradients_are_finite_however_large_the_scores(kind, s
         return sum(ops.mean(keras.losses.binary_crossentropy(labels, p[name])) for name in names)
 
     assert np.isfinite(gradient_by_input(loss, h)).all()
+
+
+def test_a_positive_row_has_no_gradient_where_keras_clips_the_product(rng):
+    layer = mtl.ESMM({"a": (), "b": ()}, {"both": ("a", "b")}, kernel_initializer="ones")
+    below, above = (np.full((1, 2, 1), value, "float32") for value in (-9.0, -6.0))  # e^-18 < 1e-7 < e^-12
+    layer.build(below.shape)
+
+    def loss(h):
+        return ops.sum(keras.losses.binary_crossentropy(np.ones((1, 1), "float32"), layer(h)["both"]))
+
+    np.testing.assert_array_equal(gradient_by_input(loss, below), np.zeros((1, 2, 1)))
+    np.testing.assert_allclose(gradient_by_input(loss, above), np.full((1, 2, 1), sigmoid(-6.0) - 1.0), rtol=0.02)
 
 
 # Freezing

@@ -137,3 +137,16 @@ def test_a_model_with_nothing_to_show_is_refused(tmp_path, sharing, with_data, t
     with pytest.raises(ValueError, match=re.escape(text)):
         log.set_model(model_with(layer))
     assert not list(tmp_path.iterdir())
+
+
+def test_data_that_are_used_up_after_one_epoch_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"`data` must be iterable again and again, such as .*; received: <generator"):
+        mtl.analysis.TensorBoardLog(tmp_path, (rows for rows in [data()[0]]))
+
+
+def test_layers_within_a_nested_model_are_found(tmp_path):
+    inputs = keras.Input((4,))
+    nested = keras.Model(inputs, mtl.GumbelMatrix(2, 2, (3,), name="allocated")(inputs))
+    model, (x, y) = model_with(nested), data()
+    model.fit(x, y, verbose=0, callbacks=[mtl.analysis.TensorBoardLog(tmp_path)])
+    assert events(tmp_path)[0] == {"allocations/allocated": "images"}

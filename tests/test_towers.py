@@ -100,6 +100,12 @@ def test_a_json_config_keeps_tasks_and_their_order():
     assert again.get_config() == layer.get_config()
 
 
+def test_the_number_of_classes_may_be_of_numpy(rng):
+    layer = mtl.Towers({"device": kinds.MultiClass(np.int64(3), ())})
+    assert json.loads(json.dumps(layer.get_config()))["tasks"][0][1]["num_classes"] == 3
+    assert tuple(layer(rng.normal(size=(6, 1, 5)).astype("float32"))["device"].shape) == (6, 3)
+
+
 # ----------------------------------------------------------------------------------------------------------- freezing
 
 
@@ -137,7 +143,9 @@ def test_frozen_towers_made_of_frozen_ones_share_every_variable(rng):
         (lambda: mtl.Towers(["a"]), r"`tasks` must be a dict .* received: tasks=\['a'\]"),
         (lambda: mtl.Towers({"": ()}), r"`tasks` must be a dict .* received: tasks=\{'': \(\)\}"),
         (lambda: mtl.Towers({1: ()}), r"`tasks` must be a dict .* received: tasks=\{1: \(\)\}"),
-        (lambda: mtl.Towers({"a": 64}), r"A task must be a tuple of hidden units .* received: 64"),
+        (lambda: mtl.Towers({"a": 64}), r"`tasks\['a'\]` must be a tuple of hidden units .*, MultiClass; received: 64"),
+        (lambda: mtl.Towers({"a": (), "b": {"hidden": 3}}), r"`tasks\['b'\]` must be .*; received: \{'hidden': 3\}"),
+        (lambda: mtl.Towers({"a": {"kind": "Tree"}}), r"`tasks\['a'\]` must be .*; received: \{'kind': 'Tree'\}"),
         (lambda: mtl.Towers({"a": (0,)}), r"`hidden_units` must be a tuple of positive integers; .*=\(0,\)"),
         (lambda: mtl.Towers({"a": (2.5,)}), r"`hidden_units` must be a tuple of positive integers; .*=\(2.5,\)"),
         (lambda: kinds.MultiClass(1), r"`num_classes` must be an integer of at least 2; received: num_classes=1"),

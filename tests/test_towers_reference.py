@@ -101,8 +101,8 @@ NAMES = "`tasks` must be a dict from task names to hidden units; received: tasks
         (lambda: mtl.towers.MultiClass(1), "`num_classes` must be an integer of at least 2; received: num_classes=1"),
         (
             lambda: mtl.Towers({"ctr": 64}),
-            "A task must be a tuple of hidden units (binary), or one of mtl.towers.Binary, Regression, MultiClass; "
-            "received: 64",
+            "`tasks['ctr']` must be a tuple of hidden units (binary), or one of mtl.towers.Binary, Regression, "
+            "MultiClass; received: 64",
         ),
         *[
             (

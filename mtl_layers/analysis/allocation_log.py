@@ -3,6 +3,7 @@
 import numpy as np
 
 from mtl_layers._keras import keras, ops
+from mtl_layers._walk import layers_of
 from mtl_layers.sharing import GumbelMatrix
 from mtl_layers.towers import Towers
 
@@ -35,10 +36,10 @@ class AllocationLog(keras.callbacks.Callback):
 
     def set_model(self, model):
         super().set_model(model)
-        self._layers = [layer for layer in model.layers if isinstance(layer, GumbelMatrix)]
+        self._layers = [layer for layer in layers_of(model) if isinstance(layer, GumbelMatrix)]
         if not self._layers:
             raise ValueError("`model` must have a GumbelMatrix layer for its allocation to be logged; received: none")
-        names = [layer.task_names for layer in model.layers if isinstance(layer, Towers)]
+        names = [layer.task_names for layer in layers_of(model) if isinstance(layer, Towers)]
         self._names = names[0] if len(names) == 1 else ()
 
     def on_epoch_end(self, epoch, logs=None):

@@ -14,8 +14,8 @@ class GateUtilisation:
 
     `read` is False where a gate does not read an expert. The gates of the last level are those of the tasks, in order;
     of a layer that gives all tasks the same, such as `OMoE`, it is one gate.
-    `entropy` `[gates]` is the mean over rows of the entropy of a gate's weights, in nats: 0 where it takes a single
-    expert for each row, though it may be another one every time.
+    `entropy` `[gates]` is the mean over rows of the entropy, in nats, of a gate's weights as shares of their sum, which
+    is 1 but for `AdaTT`: 0 where it takes a single expert for each row, though it may be another one every time.
     """
 
     mean: np.ndarray
@@ -44,7 +44,7 @@ def gate_utilisation(model, data):
 
     Example:
         >>> levels = mtl.analysis.gate_utilisation(model, rows)
-        >>> levels[-1].mean.shape                   # [tasks, experts]; rows sum to 1
+        >>> levels[-1].mean.shape                   # [tasks, experts]; rows sum to 1, but for AdaTT
         (2, 4)
         >>> bool((levels[-1].effective_experts <= 4).all())
         True
@@ -68,8 +68,11 @@ def gate_utilisation(model, data):
 
 
 def _entropy(weights):
-    """Of the last axis, in nats."""
-    return -(weights * np.log(np.where(weights > 0, weights, 1.0))).sum(axis=-1)
+    """Of the last axis as shares of its sum, in nats."""
+    sizes = np.abs(weights)  # AdaTT's learned ones may be negative
+    total = sizes.sum(axis=-1, keepdims=True)
+    shares = sizes / np.where(total > 0, total, 1.0)
+    return -(shares * np.log(np.where(shares > 0, shares, 1.0))).sum(axis=-1)
 
 
 def plot_gate_utilisation(utilisation, gate_names, axes, title=None, expert_names=None):
@@ -97,7 +100,7 @@ def plot_gate_utilisation(utilisation, gate_names, axes, title=None, expert_name
             color=f"C{expert % 10}",
         )
     axes.set_xticks(range(gates), gate_names)
-    axes.set_ylim(0, 1)
+    axes.set_ylim(min(0.0, utilisation.mean.min()), max(1.0, (utilisation.mean + utilisation.std).max()))
     axes.set_ylabel("gate weight, mean ± sd")
     axes.set_title(title or "")
     axes.legend(fontsize="small", ncols=2)

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from mtl_layers._checks import not_binary
-from mtl_layers._keras import keras
+from mtl_layers._checks import check_positive, not_binary
+from mtl_layers._keras import keras, ops
 from mtl_layers._leaves import native
+from mtl_layers.analysis._repeatable import check_repeatable
 from mtl_layers.analysis.gauc import gauc
 from mtl_layers.losses import MaskedLoss
 
@@ -23,11 +24,13 @@ class GroupedAUC(keras.callbacks.Callback):
         batch_size: Rows of a batch, where `data` is a tuple of arrays. Defaults to `1024`.
 
     Logs: `val_<task>_gauc`, by `mtl.analysis.gauc`. Rows whose label is missing, as the compiled
-    `mtl.losses.MaskedLoss` says, do not count.
+    `mtl.losses.MaskedLoss` says, do not count. For a task without a loss, such as a conditional probability of
+    `mtl.ESMM`, the rule of the other tasks holds, if all of them have the same.
 
     Raises:
-        ValueError: If the features have no column `group`, labels lack a task, `tasks` names one that the model does
-            not have or whose labels are not 0 or 1, or as `gauc`.
+        ValueError: If `data` can be iterated over only once, the features have no column `group`, an array of groups
+            is not as long as `data`, labels or a dict of weights lack a task, `tasks` names one that the model does not
+            have or whose labels are not 0 or 1, `batch_size` is not positive, or as `gauc`.
 
     Example:
         >>> held_out = rows, {"click": np.array([0.0, 1.0, 0.0, 1.0, 0.0])}
@@ -37,11 +40,16 @@ class GroupedAUC(keras.callbacks.Callback):
 
     def __init__(self, data, group, tasks=None, batch_size=1024):
         super().__init__()
-        self.data = data
+        self.data = check_repeatable("data", data)
         self.group = group
         self.tasks = tasks
-        self.batch_size = batch_size
+        self.batch_size = check_positive("batch_size", batch_size)
         self._supports_tf_logs = True  # else Keras 2 hands out copies, and EarlyStopping does not see ours
+        # Of a data set the number of rows shows at its end: `gauc` refuses other groups then.
+        if isinstance(data, tuple) and not isinstance(group, str) and np.size(group) != (rows := _num_rows(data[1])):
+            raise ValueError(
+                f"`group` must have one entry for each row of `data`; received: {np.size(group)} for {rows} rows"
+            )
 
     def on_train_begin(self, logs=None):
         first = next(iter(self._batches()), None)
@@ -62,17 +70,23 @@ class GroupedAUC(keras.callbacks.Callback):
         for batch in self._batches():
             known = self._labels(batch, tasks)
             features = native(batch[0])
-            predicted = self.model.predict_on_batch(features)
+            predicted = self._predict(features)
             if isinstance(self.group, str):
                 groups.append(np.ravel(np.asarray(features[self.group])))
             for task, (labels, weights) in known.items():
-                columns[task].append((labels, np.ravel(predicted[task]), weights))
+                columns[task].append((labels, np.ravel(ops.convert_to_numpy(predicted[task])), weights))
         groups = np.concatenate(groups) if groups else self.group
         found = {}
         for task, parts in columns.items():
             labels, scores, weights = (np.concatenate(column) for column in zip(*parts, strict=True))
             found[task] = gauc(labels, scores, groups, weights)
         return found
+
+    def _predict(self, features):
+        # `predict_on_batch` is compiled, but in Keras 3 it gives the whole batch to each replica of a strategy.
+        strategy = getattr(self.model, "distribute_strategy", None)
+        several = getattr(strategy, "num_replicas_in_sync", 1) > 1
+        return self.model(features, training=False) if several else self.model.predict_on_batch(features)
 
     def _batches(self):
         """Batches `(features, labels, weights)`."""
@@ -82,8 +96,7 @@ class GroupedAUC(keras.callbacks.Callback):
             return
         features, labels, *weights = self.data
         weights = weights[0] if weights else None
-        rows = len(next(iter(labels.values())) if isinstance(labels, dict) else labels)
-        for start in range(0, rows, self.batch_size):
+        for start in range(0, _num_rows(labels), self.batch_size):
             yield tuple(_rows(part, slice(start, start + self.batch_size)) for part in (features, labels, weights))
 
     def _labels(self, batch, tasks):
@@ -98,6 +111,9 @@ class GroupedAUC(keras.callbacks.Callback):
         missing = [task for task in tasks if not isinstance(labels, dict) or task not in labels]
         if missing:
             raise ValueError(f"`data` must have labels of every task in a dict; missing: {missing}")
+        unweighed = [task for task in tasks if isinstance(weights, dict) and task not in weights]
+        if unweighed:
+            raise ValueError(f"`data` must have weights of every task if they are a dict; missing: {unweighed}")
         found = {task: self._labels_of(task, labels, weights) for task in tasks}
         for task, (own, of_rows) in found.items():
             if len(odd := not_binary(own[of_rows != 0])):
@@ -122,15 +138,28 @@ class GroupedAUC(keras.callbacks.Callback):
         labels = np.ravel(np.asarray(labels[task]))
         weights = weights[task] if isinstance(weights, dict) else weights
         weights = np.ones(len(labels)) if weights is None else np.ravel(np.asarray(weights))
-        loss = self.model.loss.get(task) if isinstance(self.model.loss, dict) else self.model.loss
-        value = loss.missing_value if isinstance(loss, MaskedLoss) else None
+        value = self._missing_value(task)
         if value is None:
             return labels, weights
         missing = np.isnan(labels) if np.isnan(value) else labels == value
         return labels, np.where(missing, 0.0, weights)
 
+    def _missing_value(self, task):
+        """The label of a task that stands for "no label"; None where every label is one."""
+        losses = self.model.loss
+        loss = losses.get(task) if isinstance(losses, dict) else losses
+        judged = losses.values() if isinstance(losses, dict) and loss is None else [loss]
+        found = {str(each.missing_value): each.missing_value for each in judged if isinstance(each, MaskedLoss)}
+        return found.popitem()[1] if len(found) == 1 else None  # by `str`, since NaN is not equal to itself
+
+
+def _num_rows(labels):
+    return len(next(iter(labels.values())) if isinstance(labels, dict) else labels)
+
 
 def _rows(part, rows):
-    if part is None:
-        return None
-    return {name: values[rows] for name, values in part.items()} if isinstance(part, dict) else part[rows]
+    if isinstance(part, dict):
+        return {name: values[rows] for name, values in part.items()}
+    if isinstance(part, list | tuple) and np.ndim(part[0]):  # several inputs, and not a list of numbers
+        return type(part)(values[rows] for values in part)
+    return None if part is None else part[rows]

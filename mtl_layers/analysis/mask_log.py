@@ -1,6 +1,7 @@
 """What the masks of sparse sharing are like, in the logs of `fit`."""
 
 from mtl_layers._keras import keras
+from mtl_layers._walk import layers_of
 from mtl_layers.sharing import SparseSharing
 from mtl_layers.towers import Towers
 
@@ -24,10 +25,10 @@ class MaskLog(keras.callbacks.Callback):
         self._entries = {}
 
     def on_train_begin(self, logs=None):
-        found = [layer for layer in self.model.layers if isinstance(layer, SparseSharing)]
+        found = [layer for layer in layers_of(self.model) if isinstance(layer, SparseSharing)]
         if not found:
             raise ValueError("`model` must have a SparseSharing layer for its masks to be logged; received: none")
-        names = [layer.task_names for layer in self.model.layers if isinstance(layer, Towers)]
+        names = [layer.task_names for layer in layers_of(self.model) if isinstance(layer, Towers)]
         names = names[0] if len(names) == 1 else ()
         self._entries = {}
         for layer in found:  # now, and not at each end of an epoch: nothing in `fit` changes masks

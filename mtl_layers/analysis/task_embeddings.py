@@ -3,6 +3,7 @@
 import numpy as np
 
 from mtl_layers._keras import keras
+from mtl_layers._walk import layers_of
 from mtl_layers.sharing import GumbelMatrix
 
 
@@ -27,7 +28,7 @@ def task_embeddings(model, probabilities=False):
 
     Source: Maziarz et al., 2019: tasks of one family end with one embedding.
     """
-    layers = model.layers if isinstance(model, keras.Model) else [model]
+    layers = layers_of(model) if isinstance(model, keras.Model) else [model]
     layers = [layer for layer in layers if isinstance(layer, GumbelMatrix)]
     tasks = [layer.num_tasks for layer in layers]
     if len(set(tasks)) != 1:

@@ -3,7 +3,9 @@
 import numpy as np
 
 from mtl_layers._keras import keras
+from mtl_layers._walk import layers_of
 from mtl_layers.analysis._heat_map import draw_heat_map
+from mtl_layers.analysis._repeatable import check_repeatable
 from mtl_layers.analysis.allocation_figure import plot_allocation
 from mtl_layers.analysis.gate_utilisation import gate_utilisation
 from mtl_layers.analysis.route_figure import draw_route
@@ -31,7 +33,8 @@ class TensorBoardLog(keras.callbacks.Callback):
             to `None`: no gates.
 
     Raises:
-        ValueError: If the model has nothing to show, or gates are asked for and it has none.
+        ValueError: If the model has nothing to show, gates are asked for and it has none, or `data` can be iterated
+            over only once.
 
     Example:
         >>> log = mtl.analysis.TensorBoardLog("logs/mmoe", data=rows)       # model.fit(..., callbacks=[log])
@@ -40,13 +43,13 @@ class TensorBoardLog(keras.callbacks.Callback):
     def __init__(self, log_dir, data=None):
         super().__init__()
         self.log_dir = str(log_dir)
-        self.data = data
+        self.data = None if data is None else check_repeatable("data", data)
 
     def set_model(self, model):
         super().set_model(model)
         kinds = (RouteSupernet, GumbelMatrix, Towers)
         self._supernets, self._allocations, towers = (
-            [layer for layer in model.layers if isinstance(layer, kind)] for kind in kinds
+            [layer for layer in layers_of(model) if isinstance(layer, kind)] for kind in kinds
         )
         self._tasks = list(towers[0].task_names) if len(towers) == 1 else []
         if self.data is not None:

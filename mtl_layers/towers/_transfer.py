@@ -50,7 +50,8 @@ class Transfer(keras.layers.Layer):
             passed = self.dropout_layer(passed, training=training)
         both = ops.matmul(ops.stack([passed, own], axis=1), self.attention)  # [batch, 2, 3 * width]
         query, key, value = ops.split(both, 3, axis=-1)
-        scores = ops.sum(ops.cast(query * key, "float32"), axis=-1) / math.sqrt(own.shape[-1])
+        query, key = ops.cast(query, "float32"), ops.cast(key, "float32")  # first: float16 ends at 65504
+        scores = ops.sum(query * key, axis=-1) / math.sqrt(own.shape[-1])
         weights = ops.cast(ops.softmax(scores, axis=-1), self.compute_dtype)  # [batch, 2]
         return ops.sum(ops.expand_dims(weights, -1) * value, axis=1)  # [batch, width]
 

@@ -20,7 +20,8 @@ class ESMM(Towers):
     Whether a row ends in a purchase is known for clicked rows only, but its rate is wanted for all rows. So the
     conditional probability has no loss of its own: it is trained through the product, whose label (clicked and bought)
     every row has. Its own label, which Keras wants all the same, is for metrics: missing where the event before it is.
-    Products are of probabilities, in float32: no logarithm that could be infinite, and bounded gradients.
+    Products are of probabilities, in float32: no logarithm that could be infinite, and bounded gradients. Keras' binary
+    cross-entropy clips them at 1e-7: a positive row whose product is below that has a gradient of zero.
 
     Args:
         tasks: As for `mtl.Towers`: dict from the name of a conditional probability to its tower.

@@ -1,7 +1,8 @@
 """The score that rows are ranked by."""
 
-import math
 from numbers import Real
+
+import numpy as np
 
 from mtl_layers._keras import keras, ops, register
 
@@ -35,7 +36,8 @@ class ScoreFusion(keras.layers.Layer):
     `score_with_weights`, which takes them from each request.
 
     Args:
-        weights: Dict from name to weight, any finite number. Names are those of tasks, and of features of the model.
+        weights: Dict from name to weight, any number that is finite in float32. Names are those of tasks, and of
+            features of the model.
         functions: Dict from some of these names to f_k: an activation, `mtl.towers.log1p`, or a Keras layer. Defaults
             to `None`; where there is no function, values are taken as they are.
         epsilon: Smallest value that counts, positive. It keeps the score and its gradient finite where a probability
@@ -46,8 +48,8 @@ class ScoreFusion(keras.layers.Layer):
     Output shape: `[batch, 1]`, float32.
 
     Raises:
-        ValueError: If a weight is not finite, a function or a new weight has an unknown name, or an input is missing or
-            not `[batch, 1]`.
+        ValueError: If a weight is not finite, a function or a new weight has an unknown name, or an input or a weight
+            in a call is missing or not `[batch, 1]`.
 
     Example:
         >>> fusion = mtl.ScoreFusion({"vtr": 0.5, "vcr": 2.0, "length": 1.0}, functions={"length": mtl.towers.log1p})
@@ -96,27 +98,39 @@ class ScoreFusion(keras.layers.Layer):
     def _check_weights(self, weights):
         self._check_names("weights", weights)
         for name, weight in weights.items():
-            if not isinstance(weight, Real) or not math.isfinite(weight):
-                raise ValueError(f"`weights` must be finite numbers; received: weights[{name!r}]={weight!r}")
+            legal = isinstance(weight, Real) and not isinstance(weight, bool)
+            if not legal or not abs(weight) <= float(np.finfo("float32").max):  # nor is NaN
+                raise ValueError(
+                    f"`weights` must be numbers that are finite in float32; received: weights[{name!r}]={weight!r}"
+                )
 
     def _check_names(self, argument, given):
         unknown = [name for name in given if name not in self.names]
         if unknown:
             raise ValueError(f"`{argument}` must be for names among {list(self.names)}; received: {unknown}")
 
-    def build(self, input_shape):
-        for name, function in zip(self.names, self.functions, strict=True):
-            shape = tuple(input_shape[name]) if name in input_shape else None
+    def _check_shapes(self, argument, shapes):
+        for name in self.names:
+            shape = tuple(shapes[name]) if name in shapes else None
             if shape is None or len(shape) != 2 or shape[1] != 1:
-                received = f"no {name!r} in {sorted(input_shape)}" if shape is None else f"{name!r} of shape {shape}"
+                received = f"no {name!r} in {sorted(shapes)}" if shape is None else f"{name!r} of shape {shape}"
                 raise ValueError(
-                    f"`inputs` must be a dict with a [batch, 1] for each of {list(self.names)}; received: {received}"
+                    f"`{argument}` must be a dict with a [batch, 1] for each of {list(self.names)}; "
+                    f"received: {received}"
                 )
+
+    def build(self, input_shape):
+        self._check_shapes("inputs", input_shape)
+        for name, function in zip(self.names, self.functions, strict=True):
             if not function.built:
-                function.build(shape)
+                function.build(tuple(input_shape[name]))
         self.built = True
 
     def call(self, inputs, weights=None):
+        # `build` has seen the inputs of one call only, and no weights.
+        for argument, given in (("inputs", inputs), ("weights", weights)):
+            if given is not None:
+                self._check_shapes(argument, {name: getattr(each, "shape", ()) for name, each in given.items()})
         values = [
             function(ops.cast(inputs[name], "float32"))
             for name, function in zip(self.names, self.functions, strict=True)

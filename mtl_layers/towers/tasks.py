@@ -51,7 +51,7 @@ class MultiClass:
     activation = "softmax"
 
     def __post_init__(self):
-        check_positive("num_classes", self.num_classes, minimum=2)
+        object.__setattr__(self, "num_classes", check_positive("num_classes", self.num_classes, minimum=2))
         object.__setattr__(self, "hidden_units", check_hidden_units("hidden_units", self.hidden_units, True))
 
     @property
@@ -76,16 +76,16 @@ def serialize(task):
     return {"kind": type(task).__name__, **asdict(task), "hidden_units": list(task.hidden_units)}
 
 
-def deserialize(config):
-    """A task from its JSON-able form; a tuple of hidden units stands for `Binary`."""
+def deserialize(name, config):
+    """The task of that name from its JSON-able form; a tuple of hidden units stands for `Binary`."""
     if isinstance(config, tuple(KINDS.values())):
         return config
     if isinstance(config, list | tuple):
         return Binary(tuple(config))
-    if not isinstance(config, dict):
+    if not isinstance(config, dict) or config.get("kind") not in KINDS:
         raise ValueError(
-            "A task must be a tuple of hidden units (binary), or one of mtl.towers.Binary, Regression, MultiClass; "
-            f"received: {config!r}"
+            f"`tasks[{name!r}]` must be a tuple of hidden units (binary), or one of mtl.towers.Binary, Regression, "
+            f"MultiClass; received: {config!r}"
         )
     config = dict(config)
     kind = KINDS[config.pop("kind")]

@@ -28,7 +28,8 @@ class Towers(keras.layers.Layer):
     Output: dict from task name to `[batch, 1]`, or `[batch, num_classes]` for a multi-class task; always float32.
 
     Raises:
-        ValueError: If there is no task, a name is empty, or the input holds another number of tasks.
+        ValueError: If there is no task, a name is empty, a task is none of the above, or the input holds another
+            number of tasks.
 
     Example:
         >>> towers = mtl.Towers({"click": (64,), "watch_time": mtl.towers.Regression((32,))})
@@ -50,7 +51,7 @@ class Towers(keras.layers.Layer):
         if not isinstance(tasks, dict) or not tasks or any(not isinstance(t, str) or not t for t in tasks):
             raise ValueError(f"`tasks` must be a dict from task names to hidden units; received: tasks={tasks!r}")
         # A tuple of pairs, since Keras 2 replaces dict attributes by its own kind of dict.
-        self.tasks = tuple((name, deserialize(task)) for name, task in tasks.items())
+        self.tasks = tuple((name, deserialize(name, task)) for name, task in tasks.items())
         self.task_names = tuple(tasks)
         self.activation = keras.activations.get(activation)
         self.dropout = check_rate("dropout", dropout)
