@@ -18,6 +18,9 @@ else:
 
 from keras import ops
 
+# TensorFlow keeps variables of int32 with the host, where a step that is compiled for a GPU does not find them.
+INTEGER = "int64" if BACKEND == "tensorflow" else "int32"
+
 register = keras.saving.register_keras_serializable(package="mtl_layers")
 
-__all__ = ["BACKEND", "keras", "ops", "register"]
+__all__ = ["BACKEND", "INTEGER", "keras", "ops", "register"]

@@ -414,6 +414,40 @@ def test_labels_of_every_task_must_be_there():
         model.train_on_batch(np.ones((4, 2), "float32"), {"a": np.ones(4, "float32")})
 
 
+@pytest.mark.parametrize("step", ["train_on_batch", "test_on_batch"])
+def test_a_dict_of_sample_weights_must_have_every_task(step):
+    model = shared_line(UncertaintyWeighting(TASKS), "sgd")
+    rows = np.ones((4, 2), "float32"), dict.fromkeys(TASKS, np.ones(4, "float32"))
+    text = (
+        r"`sample_weight` must be a dict with every task, or an array for all; received: \['a', 'bb'\], "
+        r"missing: \['b'\]"
+    )
+    with pytest.raises(ValueError, match=text):
+        getattr(model, step)(*rows, sample_weight=dict.fromkeys(("a", "bb"), np.ones(4, "float32")))
+    weighted = [np.zeros(4), dict.fromkeys(TASKS, np.zeros(4)), dict.fromkeys(TASKS, np.ones(4)), None]
+    totals = [model.test_on_batch(*rows, sample_weight=weights, return_dict=True)["loss"] for weights in weighted]
+    assert totals == pytest.approx([0.0, 0.0, 2.0, 2.0])  # each task is off by 1
+
+
+@pytest.mark.needs_tensorflow
+def test_gradient_norms_refuse_a_negative_loss_of_which_there_is_no_rate():
+    import tensorflow as tf
+
+    def trained(alpha):
+        still = keras.optimizers.SGD(0.0)
+        model = shared_line(GradNorm(TASKS, alpha), still)
+        model.compile(still, {"b": keras.losses.MeanSquaredError(), "a": keras.losses.Poisson()}, jit_compile=False)
+        labels = {"b": np.ones((8, 1), "float32"), "a": np.repeat([[1.0], [-1.0]], 4, axis=0).astype("float32")}
+        return model.fit(np.ones((8, 2), "float32"), labels, batch_size=4, shuffle=False, verbose=0)
+
+    text = (
+        r"`losses` must be at least 0 for GradNorm with `alpha` above 0, which takes their ratios; received:\D*1 -16.1"
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match=text):
+        trained(1.5)
+    assert np.isfinite(trained(0.0).history["a_weight"]).all()  # nor does it need one
+
+
 @pytest.mark.needs_tensorflow
 def test_what_only_gradients_of_tasks_need():
     with pytest.raises(ValueError, match=r"`layer` must be the name of a layer of the model, one of .*'line'.*'top'"):

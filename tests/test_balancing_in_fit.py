@@ -8,7 +8,7 @@ from reference import array
 from two_devices import run_on_two_devices
 
 import mtl_layers as mtl
-from mtl_layers._keras import keras
+from mtl_layers._keras import keras, ops
 from mtl_layers.balancing import (
     BalancedModel,
     DecayingWeights,
@@ -236,6 +236,27 @@ def test_mixed_precision_leaves_the_balancing_in_float32(name):
     weights = model.balancing.weights[0]
     assert "float32" in str(weights.dtype) and array(weights)[0] != array(weights)[1]
     assert np.isfinite(history["loss"]).all()
+
+
+@pytest.mark.needs_tensorflow
+@pytest.mark.parametrize("name", ["norms", "surgery"])
+@pytest.mark.parametrize(("policy", "tolerance"), [("float64", 1e-5), ("bfloat16", 0.05)])
+def test_gradients_of_tasks_may_be_of_any_precision(name, policy, tolerance):
+    histories, start = [], None
+    for each in ("float32", policy):
+        keras.mixed_precision.set_global_policy(each)
+        try:
+            model = balanced(MAKERS[name](), keras.optimizers.SGD(0.1), **EAGERLY)
+            start = start or [array(weight) for weight in model.trainable_weights]
+            dtypes = [getattr(weight.dtype, "name", weight.dtype) for weight in model.trainable_weights]
+            assert each in dtypes  # in bfloat16 the heads of `Towers` stay as they are
+            for weight, value, dtype in zip(model.trainable_weights, start, dtypes, strict=True):
+                weight.assign(ops.cast(value, dtype))
+            histories.append(model.fit(*data(), epochs=EPOCHS, **OPTIONS).history)
+        finally:
+            keras.mixed_precision.set_global_policy("float32")
+    for log in ("loss", *(f"{task}_{what}" for task in TASKS for what in ("loss", "weight"))):
+        np.testing.assert_allclose(histories[1][log], histories[0][log], rtol=tolerance)
 
 
 @pytest.mark.needs_tensorflow

@@ -212,6 +212,9 @@ def test_a_model_of_two_levels_freezes_and_saves_for_any_tasks(rng, tmp_path, mo
 def test_the_report_of_a_freeze_counts_components_and_what_is_computed(model):
     (layer, _) = mtl.freeze(model).freeze_report.layers
     assert layer.inventory == {"components": (7, 6)}
+    lower, upper = (5 + 1) * 6, (6 + 1) * 5
+    # The matrices are parameters before; the step and the seed that the layer has drawn for itself are none.
+    assert layer.parameters == (4 * lower + 3 * upper + 4 * 4 + 4 * 3, 3 * lower + 3 * upper)
     before = 4 * 5 * 6 + 4 * 4 * 6 + 4 * (3 * 6 * 5 + 3 * 5)  # components and averages; the upper ones for each task
     assert layer.multiply_adds == (before, 3 * 5 * 6 + (2 + 2 + 1) * 6 * 5)
     (alone, _) = mtl.freeze(model, ["like"]).freeze_report.layers

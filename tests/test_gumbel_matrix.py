@@ -127,6 +127,24 @@ def test_one_task_alone_is_the_stack_at_that_task(rng, x, shape):
         np.testing.assert_allclose(found, stack[np.arange(len(x)), tasks], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_a_row_whose_index_is_no_tasks_is_nan_where_it_is_not_refused(rng, dtype):
+    layer = mtl.GumbelMatrix(2, components=[LAYERS.Conv1D(3, 2), LAYERS.Conv1D(3, 2)], dtype=dtype)
+    x = rng.normal(size=(4, 6, 2)).astype("float32")
+    tasks = np.array([1, -1, 0, -2], "int32")
+    expected = numbers(ops.cast(layer(x), "float32"))[np.arange(4), tasks]
+    expected[[1, 3]] = np.nan
+    found = layer(x, task=tasks)
+    assert tuple(found.shape) == (4, 5, 3) and found.dtype == layer(x).dtype
+    np.testing.assert_allclose(numbers(ops.cast(found, "float32")), expected, rtol=1e-2, atol=1e-2)
+    tasks[1] = 2
+    if BACKEND == "jax":
+        np.testing.assert_array_equal(numbers(ops.any(ops.isnan(layer(x, task=tasks)), axis=(1, 2))), [0, 1, 0, 1])
+    else:
+        with pytest.raises(Exception, match=r"indices\[1\] = 2 is not in \[0, 2\)"):
+            layer(x, task=tasks)
+
+
 def test_a_layer_may_meet_one_task_first_and_the_stack_of_all_later(rng, x):
     lower, upper = made(rng, 3, 2, (4,)), mtl.GumbelMatrix(3, 2, (3,))
     alone = [numbers(upper(lower(x, task=task), task=task)) for task in range(3)]

@@ -8,7 +8,7 @@ from reference import array, sigmoid
 from two_devices import run_on_two_devices
 
 import mtl_layers as mtl
-from mtl_layers._keras import keras, ops
+from mtl_layers._keras import INTEGER, keras, ops
 
 LAYERS = keras.layers
 
@@ -103,14 +103,36 @@ def test_only_training_batches_count_and_only_they_are_drawn(rng):
     assert step_of(layer) == 10
 
 
-def test_a_saved_and_loaded_layer_goes_on_drawing_where_it_was(tmp_path):
-    layer = telltale(20, 5, seed=3)
+@pytest.mark.parametrize("seed", [3, None])
+def test_a_saved_and_loaded_layer_goes_on_drawing_where_it_was(tmp_path, seed):
+    layer = telltale(20, 5, seed=seed)
     drawn(layer), drawn(layer)
     inputs = keras.Input((1,))
-    keras.Model(inputs, layer(inputs)).save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras").layers[-1]
-    assert step_of(loaded) == 2
-    np.testing.assert_array_equal(drawn(loaded), drawn(layer))
+    model = keras.Model(inputs, layer(inputs))
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+    loaded, clone = keras.models.load_model(tmp_path / "model.keras"), keras.models.clone_model(model)
+    if seed is None:
+        assert int(array(clone.layers[-1].matrices.seed)) != int(array(layer.matrices.seed))
+    clone.load_weights(tmp_path / "model.weights.h5")
+    expected = drawn(layer)
+    for each in (loaded.layers[-1], clone.layers[-1]):
+        assert step_of(each) == 2
+        np.testing.assert_array_equal(drawn(each), expected)
+
+
+def test_a_training_without_a_seed_is_continued_from_a_file_as_it_would_have_gone_on(rng, tmp_path):
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, mtl.GumbelMatrix(2, 6, (4,))(inputs))
+    model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=BACKEND == "jax")
+    rows = rng.normal(size=(40, 5)).astype("float32"), np.ones((40, 2, 4), "float32")
+    model.fit(*rows, batch_size=8, shuffle=False, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for each in (model, loaded):
+        each.fit(*rows, batch_size=8, shuffle=False, verbose=0)
+    for mine, theirs in zip(loaded.weights, model.weights, strict=True):
+        np.testing.assert_allclose(array(mine), array(theirs), atol=1e-6)
 
 
 @pytest.mark.needs_tensorflow
@@ -141,7 +163,7 @@ def test_in_bfloat16_weights_are_float32_and_rows_of_a_batch_agree_with_float32(
     mixed.build(x.shape)
     for mine, theirs in zip(mixed.weights, exact.weights, strict=True):
         mine.assign(theirs)
-    assert {"float32", "int32"} == {getattr(w.dtype, "name", w.dtype) for w in mixed.weights}
+    assert {"float32", INTEGER} == {getattr(w.dtype, "name", w.dtype) for w in mixed.weights}
     for arguments in ({}, {"task": 1}):
         expected, found = exact(x, **arguments), mixed(x, **arguments)
         assert "bfloat16" in str(found.dtype)
@@ -264,3 +286,10 @@ def test_logits_are_finite_for_extreme_probabilities():
     layer.set_probabilities([[[1e-30, 1 - 1e-16]]])
     assert np.isfinite(layer.matrices.logits()).all() and drawn(layer).tolist() == [[False, True]]
     np.testing.assert_allclose(sigmoid(logits_of(telltale(1, 2))[0]), 0.5)
+
+
+def test_probabilities_are_exact_for_logits_of_any_size():
+    layer = telltale(1, 4)
+    layer.matrices.assign([np.array([[-200.0, -50.0, 3.0, 200.0]])])  # float32 has no exp(200)
+    expected = [[0.0, np.exp(-50.0), 1 / (1 + np.exp(-3.0)), 1.0]]
+    np.testing.assert_allclose(layer.probabilities()[0], expected, rtol=1e-5)

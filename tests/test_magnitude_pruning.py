@@ -1,5 +1,7 @@
 """One step of pruning: which weights go, and which stay whatever the threshold."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,32 @@ def test_no_layer_empties(threshold):
         assert masks[0].sum() >= 3 and masks[1].sum() >= 2
     if threshold == "global":
         assert [mask.sum() for mask in masks] == [3, 2]
+
+
+def test_of_equal_weights_those_of_earlier_layers_and_places_go_first(rng):
+    kernels = [rng.integers(-3, 4, shape).astype("float32") for shape in ((6, 7), (5, 4), (8, 3))]
+    masks = [rng.random(kernel.shape) < 0.8 for kernel in kernels]
+    left = []
+    for layer, (kernel, mask) in enumerate(zip(kernels, masks, strict=True)):
+        own = sorted((abs(kernel.flat[place]), layer, place) for place in np.flatnonzero(mask))
+        left += own[: -int(np.ceil(0.3 * mask.size))]
+    expected = [mask.copy() for mask in masks]
+    for _, layer, place in sorted(left)[: round(0.4 * sum(mask.sum() for mask in masks))]:
+        expected[layer].flat[place] = False
+    for mask, wanted in zip(prune_smallest(kernels, masks, 0.4, layer_floor=0.3), expected, strict=True):
+        np.testing.assert_array_equal(mask, wanted)
+
+
+def test_it_takes_no_python_object_for_each_weight(rng):
+    kernels = [rng.normal(size=(200, 500)).astype("float32") for _ in range(2)]
+    masks = [np.ones(kernel.shape, bool) for kernel in kernels]
+    tracemalloc.start()
+    try:
+        prune_smallest(kernels, masks, 0.2)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak / 200_000 < 60  # bytes a weight
 
 
 def test_one_weight_stays_without_a_floor_and_it_is_the_largest():

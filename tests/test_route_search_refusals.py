@@ -1,5 +1,7 @@
 """What a search skips and counts, and what it refuses, each by its text."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from conftest import BACKEND
@@ -43,7 +45,35 @@ def test_if_no_task_has_a_reward_alpha_stays():
     labels = {task: np.ones_like(values) for task, values in y.items()}
     _, history = search(model, (x, y), 8, [(x, labels)])
     assert history["search_skipped"] == [8]
+    assert "search_reward" not in history and "search_baseline" not in history
     assert not array(supernet.alpha).any()
+
+
+def test_a_skipped_task_leaves_the_reward_of_the_epoch_as_it_is():
+    """Two batches that give the first task .25 and 1, and the second .5 and nothing: .625 + .5."""
+    model, _ = constant_model((0.5, 0.5), tasks=("a", "b"))
+    x, y = constant_data(4, tasks=("a", "b"))
+    weights = [np.full((4, 1), weight, "float32") for weight in (1.0, 0.0)]
+    batches = [
+        (x, {"a": y["a"], "b": y["b"] + 0.5 + np.sqrt(0.5).astype("float32")}, {"a": weights[0], "b": weights[0]}),
+        (x, {"a": y["a"] + 1.5, "b": y["b"]}, {"a": weights[0], "b": weights[1]}),
+    ]
+    record, history = search(model, constant_data(8, ("a", "b")), 4, batches, reward="loss")
+    assert [logs["search_reward"] for logs in record.logs] == pytest.approx([-0.75, -1.0])
+    assert history["search_reward"] == pytest.approx([-0.625 - 0.5])
+    assert history["search_skipped"] == [1]
+
+
+def test_early_stopping_waits_for_the_first_reward():
+    """Keras 3 takes a first NaN for the best there will ever be."""
+    model, _ = real_model(adam(), SMALL)
+    stop = keras.callbacks.EarlyStopping("search_reward", mode="max", patience=1)
+    x, y = real_data(32)
+    callbacks = [mtl.RouteSearch([(x, y)], start_step=8), stop]
+    warns = pytest.warns(UserWarning, match="search_reward") if keras.__name__ == "keras" else nullcontext()
+    with warns:  # Keras 2 writes a line to its log
+        history = model.fit(x, y, batch_size=8, epochs=5, verbose=0, callbacks=callbacks).history
+    assert len(history["search_entropy"]) >= 4 and stop.best == max(history["search_reward"])
 
 
 def test_a_batch_without_a_label_of_a_task_has_no_loss_to_reward():
@@ -67,6 +97,13 @@ def without(task):
         ({"validation_data": without("a")}, r"`validation_data` must have labels of every task; missing: \['a'\]"),
         ({"validation_data": without("a"), "reward": "loss"}, r"labels of every task; missing: \['a'\]"),
         ({"validation_data": [(real_data(8)[0], np.ones(8))]}, "must have labels as a dict of tasks; received: "),
+        (
+            {"validation_data": [1]},
+            r"must give batches \(features, labels\) or \(features, labels, weights\); received: int",
+        ),
+        ({"validation_data": {"x": 1}}, r"must give batches \(features, labels\) or .*; received: str"),
+        ({"validation_data": [(1,)]}, r"must give batches \(features, labels\) or .*; received: tuple"),
+        ({"reward": lambda y, p: p["a"][:, 0]}, r"`reward` must give a scalar; received: shape=\(8,\)"),
         (
             {"reward": lambda y, p: ops.mean(p["a"]) * float("nan")},
             r"must be finite; received: .*nan.* step 0",
@@ -137,6 +174,7 @@ def test_labels_that_are_no_classes_are_told_before_the_first_step(weighted):
 
 def test_several_classes_have_no_auc():
     x, y = real_data(8)
+    y = {task: np.repeat(labels, 2, axis=1) for task, labels in y.items()}
     with pytest.raises(ValueError, match=r'must not be "auc" where a task has several classes: give "loss" or'):
         search(towerless(units=2), (x, y), 8, [(x, y)])
 
@@ -155,6 +193,63 @@ def test_alpha_that_is_not_finite_is_told():
         search(model, constant_data(20), 1, [constant_data(2)], **options)
 
 
+def test_a_model_without_a_loss_has_nothing_to_reward():
+    model, _ = real_model(adam(), SMALL)
+    model = keras.Model(model.input, model.output)
+    model.compile("sgd")
+    with pytest.raises(ValueError, match=r"`model` must have 1 to 2 outputs with a loss, .*; received: \[\]"):
+        model.fit(*real_data(8), verbose=0, callbacks=[mtl.RouteSearch([real_data(8)])])
+
+
+class Subclassed(keras.Model):
+    """No functional model: it has no outputs that could be asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.sharing, self.towers = mtl.RouteSupernet(*SMALL, 3), mtl.Towers({"b": (3,), "a": ()})
+
+    def call(self, inputs, training=None):
+        return self.towers(self.sharing(inputs, training=training), training=training)
+
+
+@pytest.mark.parametrize("reward", ["auc", "loss", mean_square])
+def test_a_subclassed_model_is_searched_once_it_is_built(reward):
+    model = compiled(Subclassed(), ("b", "a"), "adam", "binary_crossentropy")
+    x, y = real_data(16)
+    with pytest.raises(ValueError, match="`model` must be built before its route is searched: call it on a batch"):
+        mtl.RouteSearch([(x, y)], reward).set_model(model)
+    model(x)
+    options = {"reward": reward, "routes_per_step": 2, "per_task_credit": not callable(reward)}
+    model.fit(x, y, batch_size=8, verbose=0, callbacks=[mtl.RouteSearch([(x, y)], **options)])
+    assert np.abs(array(model.sharing.alpha)).max() > 0
+
+
+def test_credit_needs_the_names_of_the_towers():
+    inner, _ = real_model(adam(), SMALL)
+    inputs = keras.Input((4,))
+    predictions = inner(inputs)
+    model = keras.Model(inputs, {"c": predictions["a"], "d": predictions["b"]})
+    compiled(model, ("c", "d"), "sgd", "binary_crossentropy")
+    x, y = real_data(8)
+    y = {"c": y["a"], "d": y["b"]}
+    with pytest.raises(ValueError, match=r"names of the towers, \['b', 'a'\]; received: \['c', 'd'\]"):
+        search(model, (x, y), 8, [(x, y)], per_task_credit=True)
+
+
+def test_a_second_search_has_the_optimizer_of_the_first(tmp_path):
+    model, _ = real_model(adam(), SMALL)
+    batches = [real_data(8)]
+    search(model, real_data(16), 8, batches, optimizer=adam())
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for one in (model, loaded):
+        for optimizer in (None, adam(), keras.optimizers.Adam(0.01, name="another")):
+            search(one, real_data(16), 8, batches, optimizer=optimizer)
+        for other in (keras.optimizers.SGD(0.01), keras.optimizers.Adam(0.02)):
+            with pytest.raises(ValueError, match="`optimizer` must be left out, or be that of the first search"):
+                search(one, real_data(16), 8, batches, optimizer=other)
+
+
 @pytest.mark.parametrize("count", [0, 2])
 def test_a_model_must_have_one_supernet(count):
     inputs = hidden = keras.Input((4,))
@@ -163,7 +258,7 @@ def test_a_model_must_have_one_supernet(count):
     model = keras.Model(inputs, keras.layers.Dense(1)(hidden))
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match=f"`model` must have one RouteSupernet layer; received: {count}"):
-        model.fit(np.ones((4, 4)), np.ones((4, 1)), verbose=0, callbacks=[mtl.RouteSearch([1], "loss")])
+        model.fit(np.ones((4, 4)), np.ones((4, 1)), verbose=0, callbacks=[mtl.RouteSearch([], "loss")])
 
 
 def test_a_supernet_in_a_model_within_the_model_is_found():
@@ -188,6 +283,9 @@ def test_several_steps_per_execution_are_refused():
     ("arguments", "text"),
     [
         ({"reward": "f1"}, '`reward` must be "auc", "loss" or a callable; received: reward=\'f1\''),
+        ({"baseline_decay": "0.9"}, r"`baseline_decay` must be in \[0, 1\); received: baseline_decay='0.9'"),
+        ({"subnetwork_cost": float("inf")}, "`subnetwork_cost` must be a number of at least 0; received: .*=inf"),
+        ({"validation_data": None}, "`validation_data` must be iterable again and again, .*; received: None"),
         ({"baseline_decay": 1.0}, r"`baseline_decay` must be in \[0, 1\); received: baseline_decay=1.0"),
         ({"routes_per_step": 0}, "`routes_per_step` must be an integer of at least 1; received: routes_per_step=0"),
         ({"seed": None}, "`seed` must be an integer of at least 0; received: seed=None"),
@@ -203,7 +301,7 @@ def test_several_steps_per_execution_are_refused():
             {"reward": mean_square, "per_task_credit": True},
             '`per_task_credit` needs a reward per task, "auc" or "loss"; received: a callable',
         ),
-        ({"subnetwork_cost": -0.1}, "`subnetwork_cost` must be at least 0; received: subnetwork_cost=-0.1"),
+        ({"subnetwork_cost": -0.1}, "`subnetwork_cost` must be a number of at least 0; received: subnetwork_cost=-0.1"),
         (
             {"validation_data": iter([])},
             "`validation_data` must be iterable again and again, such as a",

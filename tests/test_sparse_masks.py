@@ -25,10 +25,12 @@ def test_kept_fractions_and_overlap_ratios_are_those_counted_by_hand():
     np.testing.assert_allclose(mtl.analysis.mask_overlap(layer), [[1, 2 / 5, 0], [2 / 5, 1, 1 / 5], [0, 1 / 5, 1]])
 
 
-def test_masks_are_in_the_logs_of_every_epoch(rng):
+@pytest.mark.parametrize("nested", [False, True])
+def test_masks_are_in_the_logs_of_every_epoch(rng, nested):
     inputs = keras.Input((DIM,))
     layer = mtl.SparseSharing(2, (4,), name="sparse")
     model = keras.Model(inputs, mtl.Towers({"like": (), "buy": ()})(layer(inputs)))
+    model = keras.Model(inputs, model(inputs)) if nested else model
     masks = np.zeros((2, DIM, 4))
     masks[0, :, :2] = masks[1, :, 1:] = 1
     layer.set_masks([masks])

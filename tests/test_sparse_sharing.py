@@ -128,6 +128,28 @@ def test_a_weight_that_no_mask_uses_stays_equal_to_the_bit(rng, name):
         assert (array(layer.trained_kernels[depth]) != drift[depth])[~used].all()
 
 
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_in_a_batch_of_one_task_momentum_alone_moves_what_only_others_use(rng, name):
+    layer = mtl.SparseSharing(2, (6,))
+    masks = np.zeros((2, DIM, 6), bool)
+    masks[0, :, :3] = masks[1, :, 3:] = True
+    inputs = keras.Input((DIM,))
+    model = keras.Model(inputs, mtl.Towers({"a": (), "b": ()})(layer(inputs)))
+    layer.set_masks([masks])
+    losses = mtl.losses.per_task(dict.fromkeys("ab", "binary_crossentropy"), missing_value=float("nan"))
+    model.compile(getattr(keras.optimizers, name)(0.01), **losses, jit_compile=BACKEND == "jax")
+    x, y, none = rng.normal(size=(40, DIM)), np.ones((40, 1)), np.full((40, 1), np.nan)
+    model.train_on_batch(x, {"a": y, "b": none})
+    before = layer.kernels[0]
+    model.train_on_batch(x, {"a": none, "b": y})
+    moved = np.abs(layer.kernels[0] - before)
+    assert moved[:, 3:].max() > 1e-4
+    if name == "SGD":
+        assert (moved[:, :3] == 0).all()
+    else:
+        assert moved[:, :3].max() > 1e-3
+
+
 def test_new_masks_change_no_weight_and_bring_back_what_rested(rng):
     layer = mtl.SparseSharing(3, UNITS, activation="tanh")
     model = compiled(layer, keras.optimizers.Adam(0.01))

@@ -32,8 +32,9 @@ class TaskGradients:
         self.stacked = tf.stack(parts)  # [tasks, ...]
 
     def products(self):
-        """Inner products of the tasks' gradients in the entries that are shared, `[tasks, tasks]`."""
-        shared = self.stacked if self.entries is None else tf.where(self.entries, self.stacked, 0.0)
+        """Inner products of the tasks' gradients in the entries that are shared, `[tasks, tasks]`, in float32."""
+        stacked = tf.cast(self.stacked, "float32")
+        shared = stacked if self.entries is None else tf.where(self.entries, stacked, 0.0)
         flat = tf.reshape(shared, (shared.shape[0], -1))
         return tf.matmul(flat, flat, transpose_b=True)
 
@@ -46,10 +47,13 @@ class TaskGradients:
             return None
         if elsewhere is not None and not self.shared:
             weights = elsewhere
-        total = tf.tensordot(weights, self.stacked, 1)
+        total = self._sum(weights)
         if elsewhere is not None and self.shared and self.entries is not None:
-            total = tf.where(self.entries, total, tf.tensordot(elsewhere, self.stacked, 1))
+            total = tf.where(self.entries, total, self._sum(elsewhere))
         return total if self.rows is None else tf.IndexedSlices(total, self.rows, tf.constant(self.shape))
+
+    def _sum(self, weights):
+        return tf.tensordot(tf.cast(weights, self.stacked.dtype), self.stacked, 1)
 
     def _as_slices(self, gradient):
         if isinstance(gradient, tf.IndexedSlices):

@@ -29,7 +29,7 @@ class BalancedModel(keras.Model):
         ValueError: If `balancing` has tasks that `outputs` does not, or names a layer that the model does not have; if
             it needs the gradients of tasks on another backend than TensorFlow, or an optimizer that does not scale
             losses; if several replicas are to train; if losses are no dict of `keras.losses.Loss` with the tasks of
-            `balancing`, or come with `loss_weights`.
+            `balancing`, or come with `loss_weights`; if labels or a dict of sample weights lack one of these tasks.
 
     Example:
         >>> uncertainty = mtl.balancing.UncertaintyWeighting(["click", "watch_time"], regression=["watch_time"])
@@ -99,7 +99,13 @@ class BalancedModel(keras.Model):
         if missing:
             raise ValueError(f"labels must be a dict with every task; missing: {missing}")
         weights = sample_weight if isinstance(sample_weight, dict) else dict.fromkeys(y, sample_weight)
-        return {task: self.loss[task](y[task], y_pred[task], weights.get(task)) for task in self.balancing.tasks}
+        missing = [task for task in self.balancing.tasks if task not in weights]
+        if missing:  # Keras 2 would train these tasks without weights
+            raise ValueError(
+                "`sample_weight` must be a dict with every task, or an array for all; "
+                f"received: {sorted(weights)}, missing: {missing}"
+            )
+        return {task: self.loss[task](y[task], y_pred[task], weights[task]) for task in self.balancing.tasks}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
         losses = self.task_losses(y, y_pred, sample_weight)

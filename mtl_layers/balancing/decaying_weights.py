@@ -1,7 +1,7 @@
 """Loss weights that decay, as PLE is trained."""
 
 from mtl_layers._checks import check_number, check_positive
-from mtl_layers._keras import ops, register
+from mtl_layers._keras import INTEGER, ops, register
 from mtl_layers.balancing._balancing import Balancing, now
 
 
@@ -47,7 +47,7 @@ class DecayingWeights(Balancing):
         self.steps = check_positive("steps", steps)
 
     def build(self, input_shape=None):
-        self.step = self.add_state("step", 0, "int32", shape=())
+        self.step = self.add_state("step", 0, INTEGER, shape=())
         super().build(input_shape)
 
     def task_weights(self):

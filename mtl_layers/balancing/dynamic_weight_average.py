@@ -1,7 +1,7 @@
 """Loss weights after the speed at which losses fall."""
 
 from mtl_layers._checks import check_number, check_positive
-from mtl_layers._keras import ops, register
+from mtl_layers._keras import INTEGER, ops, register
 from mtl_layers.balancing._balancing import Balancing, now
 
 
@@ -47,7 +47,7 @@ class DynamicWeightAverage(Balancing):
 
     def build(self, input_shape=None):
         self.task_weight = self.add_state("task_weight", 1.0)
-        self.step = self.add_state("step", 0, "int32", shape=())
+        self.step = self.add_state("step", 0, INTEGER, shape=())
         self.loss_sum = self.add_state("loss_sum")  # of the window that runs
         self.loss_count = self.add_state("loss_count")
         self.last_loss = self.add_state("last_loss")  # means of the two windows before; 0 where there is none

@@ -20,7 +20,8 @@ class GradNorm(Balancing):
 
     Weights start at 1 and are kept at 0.001 or above. The model is trained on sum_k w_k L_k. A task without a row in a
     batch (its loss is 0) is left out of that batch's means and does not pull at its own weight, though the optimizer's
-    momentum may still move it a little.
+    momentum may still move it a little. Ratios of losses need losses of at least 0: with `alpha` above 0 a negative one
+    ends the training, except in a step that XLA compiles, which checks nothing and may make the weights NaN.
 
     On the TensorFlow backends only (Keras 3 and tf_keras). A step has a backward pass for each task, and holds all
     their gradients. An embedding row that a batch looks up several times has one gradient, their sum; in a plain model
@@ -37,6 +38,7 @@ class GradNorm(Balancing):
     Raises:
         ValueError: If names repeat or `alpha` is negative; or, by `BalancedModel`, on another backend, or if the model
             has no such layer.
+        tf.errors.InvalidArgumentError: In training, if a loss is negative and `alpha` above 0.
 
     Example:
         >>> norms = mtl.balancing.GradNorm(["click", "watch_time"], alpha=0.5)
@@ -76,6 +78,9 @@ class GradNorm(Balancing):
         """`norms`: of the gradients of the losses without their weights."""
         import tensorflow as tf
 
+        if self.alpha:
+            rule = "`losses` must be at least 0 for GradNorm with `alpha` above 0, which takes their ratios; received:"
+            tf.debugging.Assert(~tf.reduce_any(losses < 0.0), [rule, losses])
         present = tf.cast(losses != 0.0, "float32")  # an absent task in the means would pull at all others
         count = tf.maximum(tf.reduce_sum(present), 1.0)
         first = now(self.first_loss)

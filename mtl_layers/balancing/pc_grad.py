@@ -1,7 +1,7 @@
 """Gradient surgery: conflicting gradients are projected."""
 
 from mtl_layers._checks import check_positive
-from mtl_layers._keras import register
+from mtl_layers._keras import INTEGER, register
 from mtl_layers.balancing._balancing import Balancing, now
 
 
@@ -46,7 +46,7 @@ class PCGrad(Balancing):
         self.seed = check_positive("seed", seed, minimum=0, maximum=2**31 - 1)
 
     def build(self, input_shape=None):
-        self.step = self.add_state("step", 0, "int32", shape=())
+        self.step = self.add_state("step", 0, INTEGER, shape=())
         super().build(input_shape)
 
     def orders(self, step):
@@ -54,7 +54,8 @@ class PCGrad(Balancing):
         import tensorflow as tf
 
         count = len(self.tasks)
-        return tf.argsort(tf.random.stateless_uniform((count, count), seed=tf.stack([self.seed, step])))
+        seed = tf.stack([self.seed, tf.cast(step, tf.int32)])
+        return tf.argsort(tf.random.stateless_uniform((count, count), seed=seed))
 
     def combine(self, losses, gradients):
         """Returns a gradient for each variable and the weights of the tasks in those of shared variables."""

@@ -8,12 +8,6 @@ from mtl_layers.losses import MaskedLoss, exact_auc
 from mtl_layers.losses._sample_space import sample_space
 
 
-def rewarded(model, names):
-    """Those of the names of predictions that have a reward: they have a loss."""
-    losses = model.loss if isinstance(model.loss, dict) else dict.fromkeys(names, model.loss)
-    return [name for name in names if losses.get(name) is not None]
-
-
 def reward_function(model, reward):
     """Returns a function of labels, predictions and weights that gives the rewards, `[tasks]` or for a callable `[1]`.
 
@@ -24,8 +18,11 @@ def reward_function(model, reward):
 
     def rewards(labels, predictions, weights):
         if callable(reward):
-            return ops.reshape(ops.cast(reward(labels, predictions), "float32"), (1,))
-        labels, predictions, losses = _by_task(model, labels, predictions)
+            found = ops.cast(reward(labels, predictions), "float32")
+            if any(size != 1 for size in found.shape):
+                raise ValueError(f"`reward` must give a scalar; received: shape={tuple(found.shape)}")
+            return ops.reshape(found, (1,))
+        losses = losses_by_task(model, labels, predictions)
         return ops.stack(
             [_one(reward, labels[task], predictions[task], losses[task], _of_task(weights, task)) for task in losses]
         )
@@ -33,11 +30,10 @@ def reward_function(model, reward):
     return rewards
 
 
-def check_classes(model, batch):
-    """Refuses labels without classes on the first batch, since their AUC is a number that says nothing."""
+def check_classes(model, batch, outputs):
+    """Refuses labels without classes on a batch, since their AUC is a number that says nothing."""
     _, labels, *weights = batch
-    labels, outputs, losses = _by_task(model, labels, model.output)
-    for task, loss in losses.items():
+    for task, loss in losses_by_task(model, labels, outputs).items():
         if outputs[task].shape[-1] != 1:
             continue  # several classes are refused when they are scored
         own = np.asarray(labels[task])
@@ -74,20 +70,20 @@ def _sample_space(labels, predictions, loss, weights):
     return sample_space(labels, predictions, weights, name="the validation batch", **rule)
 
 
-def _by_task(model, labels, predictions):
+def losses_by_task(model, labels, predictions):
+    """The `MaskedLoss` of each task that has a reward, which are those with a loss, in the order of the predictions."""
     if not isinstance(predictions, dict):
         raise ValueError(
             '`reward` must be a callable for a model whose outputs are not a dict of tasks; received: "auc" or "loss"'
         )
     if not isinstance(labels, dict):
         raise ValueError(f"`validation_data` must have labels as a dict of tasks; received: {type(labels).__name__}")
-    names = rewarded(model, predictions)
+    losses = model.loss if isinstance(model.loss, dict) else dict.fromkeys(predictions, model.loss)
+    names = [name for name in predictions if losses.get(name) is not None]
     missing = [name for name in names if name not in labels]
     if missing:
         raise ValueError(f"`validation_data` must have labels of every task; missing: {missing}")
-    losses = {name: model.loss[name] if isinstance(model.loss, dict) else model.loss for name in names}
-    losses = {name: loss if isinstance(loss, MaskedLoss) else MaskedLoss(loss) for name, loss in losses.items()}
-    return labels, predictions, losses
+    return {name: losses[name] if isinstance(losses[name], MaskedLoss) else MaskedLoss(losses[name]) for name in names}
 
 
 def _of_task(weights, task):

@@ -1,14 +1,16 @@
 """The search of MTNAS as a callback: sample a route, train it, score it, reinforce it."""
 
+from collections.abc import Iterable
 from contextlib import nullcontext
+from numbers import Real
 
 import numpy as np
 
-from mtl_layers._checks import check_positive
+from mtl_layers._checks import check_number, check_positive, check_rate
 from mtl_layers._keras import keras
 from mtl_layers._walk import layers_of
 from mtl_layers.search.reinforce import reinforce_function
-from mtl_layers.search.rewards import check_classes, reward_function, rewarded
+from mtl_layers.search.rewards import check_classes, losses_by_task, reward_function
 from mtl_layers.sharing import RouteSupernet
 from mtl_layers.sharing._route_policy import probabilities_of
 from mtl_layers.towers import Regression, Towers
@@ -34,9 +36,9 @@ class RouteSearch(keras.callbacks.Callback):
         validation_data: A `tf.data.Dataset` or a list of batches `(features, labels)` or `(features, labels, weights)`,
             in an order of its own; the search cycles through it.
         reward: `"auc"`, the exact AUC summed over tasks, which must all be binary; `"loss"`, minus the loss summed over
-            tasks; or a callable of labels and predictions that gives a scalar. Defaults to `"auc"`.
+            tasks; or a callable of labels and predictions that gives a scalar by `keras.ops`. Defaults to `"auc"`.
         optimizer: A Keras optimizer for `alpha`. Defaults to `None`, Adam with a learning rate of 0.01. A supernet
-            that has been searched keeps the optimizer of its first search, with its state.
+            that has been searched keeps the optimizer of its first search, with its state, and refuses another.
         baseline_decay: Decay of the moving average of rewards, in [0, 1). Defaults to `0.9`.
         seed: Seed of the sampling. Defaults to `0`.
         uniform_training: Whether the routes that train the weights are drawn uniformly and not from `alpha`; routes to
@@ -54,12 +56,14 @@ class RouteSearch(keras.callbacks.Callback):
     Logs: `search_reward` and `search_baseline` (sums over tasks), `search_entropy` (mean over blocks, in nats) in every
     batch; at the end of an epoch also `search_entropy_<b>` and `search_route_<b>`, entropy and most likely route number
     of block b, and `search_skipped`, how often a task had no reward since the search began (one class is missing in the
-    validation batch, or for `"loss"` every label): such a task is left out of that step, and its baseline stays.
+    validation batch, or for `"loss"` every label): such a task is left out of that step, and its baseline stays. At the
+    end of an epoch `search_reward` is the sum of the tasks' means over the batches that gave them a reward. It and the
+    baseline are not in the logs before there is a reward, so that nothing takes NaN for the best.
 
     Raises:
-        ValueError: If the model has no `RouteSupernet` or several, the validation data are empty or no batches, a task
-            has no AUC for a reward, a reward is not finite, `steps_per_execution` is above 1, or an argument is out of
-            range.
+        ValueError: If the model has no `RouteSupernet` or several, or is not built, the validation data are empty or no
+            batches, no task has a loss, a task has no AUC for a reward, a reward is not finite, `steps_per_execution`
+            is above 1, the supernet has another optimizer, or an argument is out of range.
 
     Example:
         >>> search = mtl.RouteSearch(validation_data=[], reward="loss", routes_per_step=4, uniform_training=True)
@@ -84,10 +88,6 @@ class RouteSearch(keras.callbacks.Callback):
         super().__init__()
         if reward not in ("auc", "loss") and not callable(reward):
             raise ValueError(f'`reward` must be "auc", "loss" or a callable; received: reward={reward!r}')
-        if not 0 <= baseline_decay < 1:
-            raise ValueError(f"`baseline_decay` must be in [0, 1); received: baseline_decay={baseline_decay!r}")
-        if not subnetwork_cost >= 0:
-            raise ValueError(f"`subnetwork_cost` must be at least 0; received: subnetwork_cost={subnetwork_cost!r}")
         if per_task_credit and callable(reward):
             raise ValueError('`per_task_credit` needs a reward per task, "auc" or "loss"; received: a callable')
         if isinstance(validation_data, tuple) and validation_data and _is_features(validation_data[0]):
@@ -95,20 +95,20 @@ class RouteSearch(keras.callbacks.Callback):
                 "`validation_data` must be batches, such as a tf.data.Dataset, or [(features, labels)] for one batch; "
                 f"received: a tuple that begins with {type(validation_data[0]).__name__}"
             )
-        if iter(validation_data) is validation_data:
+        if not isinstance(validation_data, Iterable) or iter(validation_data) is validation_data:
             raise ValueError(
                 "`validation_data` must be iterable again and again, such as a tf.data.Dataset or a list of batches; "
                 f"received: {validation_data!r}"
             )
         self.validation_data = validation_data
         self.reward = reward
-        self.optimizer = keras.optimizers.get(optimizer or keras.optimizers.Adam(0.01))
-        self.baseline_decay = baseline_decay
+        self.optimizer = None if optimizer is None else keras.optimizers.get(optimizer)
+        self.baseline_decay = check_rate("baseline_decay", baseline_decay)
         self.seed = check_positive("seed", seed, minimum=0)
         self.uniform_training = uniform_training
         self.routes_per_step = check_positive("routes_per_step", routes_per_step)
         self.start_step = check_positive("start_step", start_step, minimum=0)
-        self.subnetwork_cost = subnetwork_cost
+        self.subnetwork_cost = check_number("subnetwork_cost", subnetwork_cost)
         self.per_task_credit = per_task_credit
         self.supernet = None
         self.policy = None
@@ -117,47 +117,74 @@ class RouteSearch(keras.callbacks.Callback):
     def set_model(self, model):
         super().set_model(model)
         self.supernet = _only(RouteSupernet, model)
-        if not callable(self.reward) and isinstance(model.output, dict):
-            names = rewarded(model, model.output)
-            if len(names) > self.supernet.num_tasks:
-                raise ValueError(
-                    f"`model` must have at most {self.supernet.num_tasks} outputs with a loss, as many as the supernet "
-                    f"has tasks, unless the reward is a callable; received: {names}"
-                )
-            regressions = _regressions(model)
-            numbers = [name for name in names if name in regressions]
-            if self.reward == "auc" and numbers:
-                raise ValueError(
-                    '`reward` must not be "auc" where a task is a regression: give "loss" or a callable; '
-                    f"received: {numbers}"
-                )
-            if self.per_task_credit:
-                # For each reward, in the order in which the model gives predictions, the tasks it depends on.
-                towers = _only(Towers, model)
-                self._readers = [list(towers.reads([towers.output_names.index(name)])) for name in names]
+        if not self.supernet.built:
+            raise ValueError("`model` must be built before its route is searched: call it on a batch first")
         # Before any `on_train_begin`, so that BackupAndRestore finds the optimizer's variables there to restore.
         # Made anew in the scope of the model's variables: an optimizer made elsewhere cannot move those of replicas.
         strategy = getattr(model, "distribute_strategy", None)
         with strategy.scope() if strategy else nullcontext():
-            optimizer = type(self.optimizer).from_config(self.optimizer.get_config())
-            self.optimizer = self.supernet.hold_search_optimizer(optimizer)
+            given = self.optimizer or self.supernet.search_optimizer or keras.optimizers.Adam(0.01)
+            own = self.supernet.hold_search_optimizer(type(given).from_config(given.get_config()))
+            if not _same(own, given):
+                raise ValueError(
+                    "`optimizer` must be left out, or be that of the first search, which the supernet keeps with its "
+                    f"state; received: {given.get_config()}, and the supernet has {own.get_config()}"
+                )
+            self.optimizer = own
 
     def on_train_begin(self, logs=None):
-        steps = getattr(self.model, "steps_per_execution", None) or getattr(self.model, "_steps_per_execution", 1)
-        steps = steps.numpy() if hasattr(steps, "numpy") else steps  # a variable in Keras 2
-        if int(steps) > 1:
-            raise ValueError(
-                "`steps_per_execution` must be 1 for a search, which acts between steps; "
-                f"received: steps_per_execution={int(steps)}"
-            )
-        reward = reward_function(self.model, self.reward)
-        self._reinforce = reinforce_function(self.model, self.supernet, self.optimizer, reward, self.baseline_decay)
-        self._batches = None
+        self._check_steps_per_execution()
         first = next(iter(self.validation_data), None)
         if first is None:
             raise ValueError("`validation_data` must have at least one batch; received: none")
+        if not isinstance(first, tuple | list) or len(first) not in (2, 3):
+            raise ValueError(
+                "`validation_data` must give batches (features, labels) or (features, labels, weights); "
+                f"received: {type(first).__name__}"
+            )
+        if not callable(self.reward):
+            self._check_tasks(first)
+        reward = reward_function(self.model, self.reward)
+        self._reinforce = reinforce_function(self.model, self.supernet, self.optimizer, reward, self.baseline_decay)
+        self._batches = None
+
+    def _check_tasks(self, batch):
+        """Refuses what has no reward, and finds for each task with a loss the tasks that it depends on."""
+        outputs = getattr(self.model, "output", None)  # a subclassed model has none
+        outputs = self.model(batch[0], training=False) if outputs is None else outputs
+        names = list(losses_by_task(self.model, batch[1], outputs))
+        if not 0 < len(names) <= self.supernet.num_tasks:
+            raise ValueError(
+                f"`model` must have 1 to {self.supernet.num_tasks} outputs with a loss, as many as the supernet has "
+                f"tasks, unless the reward is a callable; received: {names}"
+            )
+        regressions = _regressions(self.model)
+        numbers = [name for name in names if name in regressions]
+        if self.reward == "auc" and numbers:
+            raise ValueError(
+                '`reward` must not be "auc" where a task is a regression: give "loss" or a callable; '
+                f"received: {numbers}"
+            )
         if self.reward == "auc":
-            check_classes(self.model, first)
+            check_classes(self.model, batch, outputs)
+        if self.per_task_credit:
+            towers = _only(Towers, self.model)
+            own = towers.output_names
+            if odd := [name for name in names if name not in own]:
+                raise ValueError(
+                    f"`per_task_credit` needs outputs with the names of the towers, {list(own)}; received: {odd}"
+                )
+            self._readers = [list(towers.reads([own.index(name)])) for name in names]
+
+    def _check_steps_per_execution(self):
+        steps = getattr(self.model, "steps_per_execution", None) or getattr(self.model, "_steps_per_execution", 1)
+        steps = int(steps.numpy() if hasattr(steps, "numpy") else steps)  # a variable in Keras 2
+        steps = "auto" if getattr(self.model, "autotune_steps_per_execution", False) else steps
+        if steps != 1:
+            raise ValueError(
+                "`steps_per_execution` must be 1 for a search, which acts between steps; "
+                f"received: steps_per_execution={steps}"
+            )
 
     def on_epoch_begin(self, epoch, logs=None):
         # From here on the search alone moves its state, which is not read again in each step.
@@ -165,7 +192,7 @@ class RouteSearch(keras.callbacks.Callback):
         self._step = int(self.supernet.search_step.numpy())
         self.policy = probabilities_of(self.supernet.alpha.numpy())
         self._baseline = self.supernet.search_baseline.numpy()
-        self._rewards = []
+        self._rewards = []  # of this epoch: a mean per task, and last minus the cost
 
     def on_train_batch_begin(self, batch, logs=None):
         self._sync()
@@ -212,13 +239,12 @@ class RouteSearch(keras.callbacks.Callback):
         fresh = self.uniform_training or self.routes_per_step > 1
         routes = np.stack([self._draw() for _ in range(self.routes_per_step)] if fresh else [self._trained])
         rewards, alpha, baseline = self._reinforce(*next(self._batches), *self._weighed(routes))
-        defined = ~np.isnan(rewards).any(axis=0)
-        if np.isinf(rewards).any() or (callable(self.reward) and not defined.all()):
+        if np.isinf(rewards).any() or (callable(self.reward) and np.isnan(rewards).any()):
             raise ValueError(f"`reward` must be finite; received: {rewards.tolist()} at step {self._step}")
         if not np.isfinite(alpha).all():
             raise ValueError("`optimizer` must keep alpha finite; lower its learning rate or the scale of the reward")
         self.policy, self._baseline = probabilities_of(alpha), baseline
-        self._rewards.append(float(rewards[:, defined].mean(axis=0).sum()))
+        self._rewards.append(rewards.mean(axis=0))
 
     def _weighed(self, routes):
         """Routes with what they cost, and for which tasks' rewards their blocks answer."""
@@ -242,11 +268,14 @@ class RouteSearch(keras.callbacks.Callback):
         return (below[:, :-1] <= below[:, -1:] * self._random.random((blocks, 1))).sum(axis=-1).astype("int32")
 
     def _summary(self, rewards):
-        return {
-            "search_reward": float(np.mean(rewards)) if rewards else float("nan"),
-            "search_baseline": float(self._baseline.sum()),
-            "search_entropy": float(_entropy(self.policy).mean()),
-        }
+        """What the logs say of these steps: of each task those count that gave it a reward."""
+        summary = {"search_entropy": float(_entropy(self.policy).mean())}
+        rewards = np.array(rewards).reshape(-1, self.supernet.num_tasks + 1)
+        some = ~np.isnan(rewards).all(axis=0)
+        if some[:-1].any():
+            reward = float(np.nanmean(rewards[:, some], axis=0).sum())
+            summary = {"search_reward": reward, "search_baseline": float(self._baseline.sum()), **summary}
+        return summary
 
     def _sync(self):
         # JAX keeps the state of `fit` outside the variables until it is asked for.
@@ -266,6 +295,20 @@ def _regressions(model):
     """Names of the tasks that are a regression, as far as `Towers` know."""
     towers = [layer for layer in layers_of(model) if isinstance(layer, Towers)]
     return {name for layer in towers for name, task in layer.tasks if isinstance(task, Regression)}
+
+
+def _same(one, other):
+    """Whether two optimizers are alike; files keep their numbers as float32."""
+    configs = [{name: value for name, value in each.get_config().items() if name != "name"} for each in (one, other)]
+    return type(one) is type(other) and _alike(*configs)
+
+
+def _alike(one, other):
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_alike(one[name], other[name]) for name in one)
+    if isinstance(one, float) or isinstance(other, float):
+        return isinstance(one, Real) and isinstance(other, Real) and bool(np.isclose(one, other))
+    return one == other
 
 
 def _is_features(value):

@@ -1,8 +1,9 @@
 """Which task uses which component: the learned probabilities of all levels."""
 
 import math
+import random
 
-from mtl_layers._keras import keras, ops
+from mtl_layers._keras import INTEGER, keras, ops
 from mtl_layers.sharing._gumbel import averaging, entropy, logistic_noise, most_likely, published_temperature, sampled
 
 
@@ -13,6 +14,8 @@ class Allocation(keras.layers.Layer):
 
     The variables are the logits divided by `speed`, with the gradients of the logits themselves: so under any optimizer
     logits move `speed` times as far as they would at the learning rate of the other weights.
+
+    Without a `seed` one is drawn for each layer and kept among its weights: a loaded layer goes on with it.
     """
 
     def __init__(self, shapes, p_init, *, speed, temperature, seed, budget, budget_weight, entropy_weight, **kwargs):
@@ -21,7 +24,8 @@ class Allocation(keras.layers.Layer):
         self.start = math.log(p_init) - math.log1p(-p_init)
         self.speed = speed
         self.temperature = temperature
-        self.seed = seed
+        self.draws_seed = seed is None
+        self.seed = random.randrange(2**31) if seed is None else seed
         self.budget, self.budget_weight = budget, budget_weight
         self.entropy_weight = entropy_weight
 
@@ -35,6 +39,9 @@ class Allocation(keras.layers.Layer):
             )
             for depth, shape in enumerate(self.shapes)
         ]
+        if self.draws_seed:
+            drawn = keras.initializers.Constant(self.seed)
+            self.seed = self.add_weight(name="seed", shape=(), initializer=drawn, trainable=False, dtype=INTEGER)
         self.built = True
 
     def call(self, step, training=None):
@@ -47,7 +54,7 @@ class Allocation(keras.layers.Layer):
     def _draw(self, logits, step):
         temperature = self.temperature_at(step)
         counts = [components for _, components in self.shapes]
-        noise = logistic_noise((self.shapes[0][0], sum(counts)), self.seed, step)
+        noise = logistic_noise((self.shapes[0][0], sum(counts)), ops.cast(self.seed, "int32"), step)
         matrices, start = [], 0
         for each, count in zip(logits, counts, strict=True):
             matrices.append(sampled(each, noise[:, start : start + count], temperature))
@@ -65,6 +72,10 @@ class Allocation(keras.layers.Layer):
             self.add_loss(self.budget_weight * ops.relu(ops.mean(ops.sigmoid(logits)) - self.budget))
         if self.entropy_weight:
             self.add_loss(self.entropy_weight * ops.mean(entropy(logits)))
+
+    def state_weights(self):
+        """Weights that are no parameters."""
+        return [self.seed] if self.draws_seed else []
 
     def logits(self):
         """The logits of each level as an array."""

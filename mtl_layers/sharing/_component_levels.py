@@ -6,7 +6,7 @@ from numbers import Integral
 import numpy as np
 
 from mtl_layers._checks import check_indexes
-from mtl_layers._keras import keras, ops
+from mtl_layers._keras import INTEGER, keras, ops
 from mtl_layers.sharing._frozen_allocation import FrozenAllocation, FrozenLevel
 
 
@@ -25,7 +25,7 @@ class ComponentLevels(keras.layers.Layer):
         for level, shape in self._levels_and_shapes(input_shape):
             level.build(shape)
         self.matrices.build()
-        self.step = self.add_weight(name="step", shape=(), initializer="zeros", trainable=False, dtype="int32")
+        self.step = self.add_weight(name="step", shape=(), initializer="zeros", trainable=False, dtype=INTEGER)
         self.built = True
 
     def _is_stacked(self, shape):
@@ -56,12 +56,16 @@ class ComponentLevels(keras.layers.Layer):
             raise ValueError(f"`task` must be an index below {self.num_tasks}; received: task={task}")
         step = ops.reshape(self.step, ())  # a tensor: Keras 2's variables lack some operations
         values = inputs
-        for level, weights in zip(self.levels, self.matrices(step, training=training), strict=True):
+        for level, weights in zip(self.levels, self.matrices(ops.cast(step, "int32"), training=training), strict=True):
             values = level(values, weights, task=task, stacked=stacked, training=training)
             stacked = task is None
         if training:
             self.step.assign(step + 1)
-        return values
+        if task is None or isinstance(task, Integral):
+            return values
+        # Backends take the last task for -1, and some take anything for an index that is too large.
+        known = ops.logical_and(ops.greater_equal(task, 0), ops.less(task, self.num_tasks))
+        return ops.where(ops.reshape(known, (-1,) + (1,) * (len(values.shape) - 1)), values, float("nan"))
 
     def compute_output_shape(self, input_shape):
         *_, (level, shape) = self._levels_and_shapes(input_shape)
@@ -75,7 +79,7 @@ class ComponentLevels(keras.layers.Layer):
     def probabilities(self):
         """How probable it is that a task uses a component: for each level an array `[tasks, components]`."""
         self._check_built()
-        return [1.0 / (1.0 + np.exp(-logits)) for logits in self.matrices.logits()]
+        return [np.exp(-np.logaddexp(0.0, -logits)) for logits in self.matrices.logits()]  # overflows for no logit
 
     def set_probabilities(self, probabilities):
         """Sets them, from an array `[tasks, components]` for each level with entries above 0 and below 1."""
@@ -108,7 +112,7 @@ class ComponentLevels(keras.layers.Layer):
 
     def state_weights(self):
         """Weights that are no parameters of the network, and not counted as such by a report of `freeze`."""
-        return [self.step]
+        return [self.step, *self.matrices.state_weights()]
 
     def freeze(self, tasks=None):
         """Returns a layer with the most likely allocation for the given tasks (all by default, as indexes).

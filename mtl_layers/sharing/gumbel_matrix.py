@@ -1,6 +1,5 @@
 """Components of which each task learns which ones to use."""
 
-import random
 from numbers import Real
 
 from mtl_layers._checks import check_number, check_positive
@@ -51,8 +50,8 @@ class GumbelMatrix(ExpertArguments, ComponentLevels):
             `0.0`.
         allow_empty: Whether a task without any component is legal when frozen. Its output is then 0 for all inputs.
             Defaults to `False`.
-        seed: Seed of the drawing, which depends on it and on the number of training batches alone. Defaults to `None`,
-            another one for each layer.
+        seed: Seed of the drawing, which depends on it and on the number of training batches alone: layers with one seed
+            draw the same noise. Defaults to `None`, another one for each layer, which files keep with its weights.
         activation: Activation of dense components. Defaults to `"relu"`.
         dropout: Rate of dropout after every layer of dense components, in [0, 1). Defaults to `0.0`.
         use_bias: Whether dense components have biases. Defaults to `True`.
@@ -65,7 +64,8 @@ class GumbelMatrix(ExpertArguments, ComponentLevels):
     Output shape: `[batch, num_tasks, ...]`.
 
     Where each sample belongs to one task, call the layer as `layer(x, task=task)`, with an integer for the whole batch
-    or an integer tensor with one for each row. It then gives `[batch, ...]`, each row for its own task.
+    or an integer tensor with one for each row. It then gives `[batch, ...]`, each row for its own task. An integer that
+    is no task's index is refused; in a tensor, too, or its row is NaN.
 
     Call it once in a model: every call adds the penalties anew and counts as a batch of training. In place of a call
     for each task, put the rows of all tasks into one, with a tensor as `task`. Where a model must call it n times,
@@ -156,7 +156,7 @@ class GumbelMatrix(ExpertArguments, ComponentLevels):
             self.p_init,
             speed=self.num_tasks if self.logit_speed is None else self.logit_speed,
             temperature=self.temperature,
-            seed=random.randrange(2**31) if self.seed is None else self.seed,
+            seed=self.seed,
             budget=self.budget,
             budget_weight=self.budget_weight,
             entropy_weight=self.entropy_weight,

@@ -1,6 +1,7 @@
 """A route through layers of sub-networks: who reads what, as data."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -66,6 +67,8 @@ class Route:
     def __post_init__(self):
         for name in ("num_tasks", "num_layers", "num_subnetworks"):
             object.__setattr__(self, name, check_positive(name, getattr(self, name)))
+        if not isinstance(self.blocks, Iterable):
+            raise ValueError(f"`blocks` must be a sequence of Blocks; received: {self.blocks!r}")
         blocks = tuple(_block(block) for block in self.blocks)
         object.__setattr__(self, "blocks", blocks)
         wanted = num_blocks(self.num_tasks, self.num_layers, self.num_subnetworks)
@@ -178,11 +181,11 @@ class Route:
     def from_json(cls, text):
         """The route of `to_json`; what is wrong with another text is said."""
         try:
-            config = json.loads(text)
-        except (TypeError, json.JSONDecodeError) as error:
+            config = json.loads(text, object_pairs_hook=_each_once)
+        except (TypeError, ValueError, RecursionError) as error:  # a text that is no JSON, or bytes that are no text
             raise ValueError(f"a route must be JSON text; received: {text!r:.60}: {error}") from error
-        if not isinstance(config, dict) or config.get("format") != FORMAT:
-            found = config.get("format") if isinstance(config, dict) else type(config).__name__
+        found = config.get("format") if isinstance(config, dict) else type(config).__name__
+        if type(found) is not int or found != FORMAT:  # to Python, true and 1.0 are 1, too
             raise ValueError(f"a route must have format {FORMAT}; received: format={found!r}")
         wanted = {"format", "num_tasks", "num_layers", "num_subnetworks", "blocks"}
         if set(config) != wanted:
@@ -209,6 +212,14 @@ def _block(given):
             "`blocks` must be Blocks or pairs (values, query) of integers, the query an integer or None; "
             f"received: {given!r}"
         ) from error
+
+
+def _each_once(pairs):
+    """A dict of pairs that have different keys, which JSON leaves open."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError(f"each key once; received: {[key for key, _ in pairs]}")
+    return found
 
 
 def _index(value):

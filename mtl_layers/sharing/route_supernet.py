@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from mtl_layers._checks import check_positive, check_rate
-from mtl_layers._keras import keras, ops, register
+from mtl_layers._keras import INTEGER, keras, ops, register
 from mtl_layers.experts import Experts
 from mtl_layers.sharing._route_gates import RouteGates
 from mtl_layers.sharing._route_policy import RoutePolicy, probabilities_of
@@ -144,7 +144,7 @@ class RouteSupernet(keras.layers.Layer):
         self.gates.build((None, root if self.query == "root" else self.units))
         self.policy.build()
         self.route = self.add_weight(
-            name="route", shape=(self.num_blocks,), initializer="zeros", trainable=False, dtype="int32"
+            name="route", shape=(self.num_blocks,), initializer="zeros", trainable=False, dtype=INTEGER
         )
         self._build_search_state()
         self.built = True
@@ -155,7 +155,7 @@ class RouteSupernet(keras.layers.Layer):
         Baselines are those of the tasks' rewards, and last that of the cost.
         """
         state = {"initializer": "zeros", "trainable": False, "dtype": "float32"}
-        self.search_step = self.add_weight(name="search_step", shape=(), **{**state, "dtype": "int32"})
+        self.search_step = self.add_weight(name="search_step", shape=(), **{**state, "dtype": INTEGER})
         self.search_baseline = self.add_weight(name="search_baseline", shape=(self.num_tasks + 1,), **state)
         self.search_seen = self.add_weight(name="search_seen", shape=(self.num_tasks + 1,), **state)
         self.search_skipped = self.add_weight(name="search_skipped", shape=(), **state)
@@ -193,7 +193,7 @@ class RouteSupernet(keras.layers.Layer):
         return np.split(member, [layer * self.num_subnetworks for layer in range(1, self.num_layers)])
 
     def _run(self, inputs, training):
-        routes = ops.reshape(self.route, (self.num_blocks,))  # a tensor: Keras 2's variables lack some operations
+        routes = ops.cast(ops.reshape(self.route, (self.num_blocks,)), "int32")  # reshaped, it is a tensor in Keras 2
         if self._given_route is not None:
             routes = self._given_route
         elif not training:

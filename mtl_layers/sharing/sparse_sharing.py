@@ -29,6 +29,9 @@ class SparseSharing(ExpertArguments):
     variables, so `kernels` reads such a weight from a second variable that is not trained. Masks may be changed at any
     time; weights keep their values then, too.
 
+    In a batch with labels of one task alone, weights that only other tasks use get no gradient, though momentum, such
+    as Adam's, may move them. Mix the rows of all tasks in every batch, or train with plain SGD.
+
     Args:
         num_tasks: Number of tasks, at least 1.
         hidden_units: Units of each layer of the base network. Defaults to `(64,)`.
