@@ -53,6 +53,16 @@ def check_indexes(name, value, size):
     return indexes
 
 
+def check_repeatable(name, data):
+    """Returns data that can be iterated over again and again; a generator would be used up after one epoch."""
+    if not isinstance(data, Iterable) or iter(data) is data:
+        raise ValueError(
+            f"`{name}` must be iterable again and again, such as a tf.data.Dataset or a list of batches; "
+            f"received: {data!r}"
+        )
+    return data
+
+
 def per_level(name, value, num_levels):
     """Returns one entry per level: a single number stands for every level, a sequence must have one entry each."""
     if not isinstance(value, list | tuple):

@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from mtl_layers._checks import check_positive, not_binary
+from mtl_layers._checks import check_positive, check_repeatable, not_binary
 from mtl_layers._keras import keras, ops
 from mtl_layers._leaves import native
-from mtl_layers.analysis._repeatable import check_repeatable
 from mtl_layers.analysis.gauc import gauc
 from mtl_layers.losses import MaskedLoss
 

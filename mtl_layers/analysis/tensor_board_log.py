@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from mtl_layers._checks import check_repeatable
 from mtl_layers._keras import keras
 from mtl_layers._walk import layers_of
 from mtl_layers.analysis._heat_map import draw_heat_map
-from mtl_layers.analysis._repeatable import check_repeatable
 from mtl_layers.analysis.allocation_figure import plot_allocation
 from mtl_layers.analysis.gate_utilisation import gate_utilisation
 from mtl_layers.analysis.route_figure import draw_route

@@ -1,12 +1,11 @@
 """The search of MTNAS as a callback: sample a route, train it, score it, reinforce it."""
 
-from collections.abc import Iterable
 from contextlib import nullcontext
 from numbers import Real
 
 import numpy as np
 
-from mtl_layers._checks import check_number, check_positive, check_rate
+from mtl_layers._checks import check_number, check_positive, check_rate, check_repeatable
 from mtl_layers._keras import keras
 from mtl_layers._walk import layers_of
 from mtl_layers.search.reinforce import reinforce_function
@@ -95,12 +94,7 @@ class RouteSearch(keras.callbacks.Callback):
                 "`validation_data` must be batches, such as a tf.data.Dataset, or [(features, labels)] for one batch; "
                 f"received: a tuple that begins with {type(validation_data[0]).__name__}"
             )
-        if not isinstance(validation_data, Iterable) or iter(validation_data) is validation_data:
-            raise ValueError(
-                "`validation_data` must be iterable again and again, such as a tf.data.Dataset or a list of batches; "
-                f"received: {validation_data!r}"
-            )
-        self.validation_data = validation_data
+        self.validation_data = check_repeatable("validation_data", validation_data)
         self.reward = reward
         self.optimizer = None if optimizer is None else keras.optimizers.get(optimizer)
         self.baseline_decay = check_rate("baseline_decay", baseline_decay)
