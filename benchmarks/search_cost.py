@@ -11,6 +11,7 @@ Sides in one process take turns, step by step; medians and ratios of medians are
 """
 
 import argparse
+import functools
 import json
 import subprocess
 import sys
@@ -136,21 +137,23 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/search_cost.json"))
-    parser.add_argument("--quick", action="store_true", help="ten steps: to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="two cases, ten steps: to see that it runs")
     parser.add_argument("--memory-of", choices=["ml_mmoe", "search"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
         train_for_memory(arguments.memory_of)
         return
     count = 10 if arguments.quick else arguments.steps
-    seconds = {
-        "step_with_embeddings": training(True, count),
-        "step_with_embeddings_large_batch": training(True, count // 2, rows=LARGE_BATCH),
-        "step_above_embeddings": training(False, count),
-        "step_of_the_largest": training(True, count // 4 + 1, LARGEST),
-        "step_of_the_largest_lazy_adam": training(True, count // 4 + 1, LARGEST, optimizer=mtl.LazyAdam),
-        **{f"forward_{units}_units": forward(units, count) for units in SIZES},
+    cases = {
+        "step_with_embeddings": lambda: training(True, count),
+        "step_with_embeddings_large_batch": lambda: training(True, count // 2, rows=LARGE_BATCH),
+        "step_above_embeddings": lambda: training(False, count),
+        "step_of_the_largest": lambda: training(True, count // 4 + 1, LARGEST),
+        "step_of_the_largest_lazy_adam": lambda: training(True, count // 4 + 1, LARGEST, optimizer=mtl.LazyAdam),
+        **{f"forward_{units}_units": functools.partial(forward, units, count) for units in SIZES},
     }
+    quick = ("step_above_embeddings", f"forward_{min(SIZES)}_units")
+    seconds = {name: measure() for name, measure in cases.items() if name in quick or not arguments.quick}
     megabytes = {side: peak_memory(side) for side in ("ml_mmoe", "search")}
     report = {
         "setting": {

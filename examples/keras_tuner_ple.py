@@ -36,10 +36,8 @@ def hypermodel(specs):
             dropout=0.1,
         )
         model = census_model.build(specs, sharing, TASKS)
-        losses = mtl.losses.per_task(
-            dict.fromkeys(TASKS, "binary_crossentropy"), {task: [keras.metrics.AUC(name="auc")] for task in TASKS}
-        )
-        model.compile(keras.optimizers.Adam(2e-3), **losses)
+        losses = dict.fromkeys(TASKS, "binary_crossentropy")
+        model.compile(keras.optimizers.Adam(2e-3), **mtl.losses.per_task(losses, dict.fromkeys(TASKS, "AUC")))
         return model
 
     return build

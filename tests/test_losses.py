@@ -250,6 +250,14 @@ def test_per_task_gives_every_task_its_own_loss_and_metrics_under_one_rule():
         assert each.missing_value == -1 and each.require_weights is False
 
 
+def test_a_metric_given_by_name_is_logged_under_it_however_many_there_were_before():
+    for _ in range(2):
+        metrics = per_task(dict.fromkeys("ab", "mse"), {task: ["AUC", "MeanSquaredError"] for task in "ab"})
+        names = [[metric.name for metric in of_task] for of_task in metrics["weighted_metrics"].values()]
+        assert names == [["auc", "mean_squared_error"]] * 2
+    assert MaskedMetric(keras.metrics.AUC(name="roc_2")).name == "roc_2"
+
+
 def test_a_metric_need_not_be_in_a_list():
     own = keras.metrics.MeanSquaredError()
     metrics = per_task({"b": "mse", "a": "mse"}, {"a": "AUC", "b": own})["weighted_metrics"]

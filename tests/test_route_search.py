@@ -254,3 +254,62 @@ def test_more_rewards_than_tasks_are_refused():
     labels = dict.fromkeys(("ctr", "cvr", "ctcvr"), labels["a"])
     with pytest.raises(ValueError, match=r"1 to 2 outputs with a loss.*received: \['ctr', 'cvr', 'ctcvr'\]"):
         model.fit(x, labels, verbose=0, callbacks=[mtl.RouteSearch([(x, labels)], "loss")])
+
+
+# ----------------------------------------------------------------------------------------------------- without training
+
+
+def test_without_training_the_known_best_route_is_found_and_no_weight_moves():
+    model, supernet = constant_model((1.0, 10.0, -4.0))
+    weights = [array(weight) for weight in supernet.trainable_weights]
+    options = {"reward": mean_square, "optimizer": keras.optimizers.Adam(0.1), "routes_per_step": 4}
+    history = mtl.RouteSearch([constant_data(2)], **options).run(model, 100, verbose=0)
+    assert str(supernet.derive()) == "task 0 <- 1"  # 10 squared is the most
+    assert list(history) == ["search_reward", "search_baseline", "search_entropy"]
+    assert all(len(values) == 100 for values in history.values())
+    assert history["search_reward"][-1] == pytest.approx(100.0)
+    assert history["search_entropy"][0] == pytest.approx(np.log(7), abs=0.01) and history["search_entropy"][-1] < 0.1
+    for weight, before in zip(supernet.trainable_weights, weights, strict=True):
+        np.testing.assert_array_equal(array(weight), before)
+    np.testing.assert_array_equal(array(supernet.route), array(supernet.alpha).argmax(axis=-1))  # for training, too
+
+
+def test_it_moves_alpha_as_a_fit_whose_weights_stand_still():
+    found = []
+    for way in ("fit", "run"):
+        model, supernet = real_model(sgd(0.0), (2, 2, 2))
+        searching = mtl.RouteSearch(batches(3), "auc", optimizer=sgd())
+        if way == "fit":
+            model.fit(*real_data(20), batch_size=4, shuffle=False, verbose=0, callbacks=[searching])
+        else:
+            searching.run(model, 5, verbose=0)
+        found.append([array(supernet.alpha), array(supernet.search_baseline), array(supernet.search_step)])
+    assert np.abs(found[0][0]).max() > 1e-3
+    for in_fit, alone in zip(*found, strict=True):
+        np.testing.assert_allclose(in_fit, alone, atol=1e-6)
+
+
+def test_with_no_start_step_a_fit_trains_and_only_a_run_searches():
+    model, supernet = real_model(keras.optimizers.Adam(0.01), (2, 2, 2))
+    before = [array(weight) for weight in supernet.trainable_weights]
+    searching = mtl.RouteSearch(batches(3), "loss", uniform_training=True, routes_per_step=2, start_step=None)
+    logs = model.fit(*real_data(32), batch_size=8, epochs=2, verbose=0, callbacks=[searching]).history
+    assert not array(supernet.alpha).any() and "search_reward" not in logs
+    assert int(array(supernet.search_step)) == 8
+    moved = [np.abs(array(w) - b).max() for w, b in zip(supernet.trainable_weights, before, strict=True)]
+    assert min(moved) > 0
+    searching.run(model, 4, verbose=0)
+    assert array(supernet.alpha).any() and int(array(supernet.search_step)) == 12
+
+
+def test_a_run_is_seeded_and_says_its_progress(capsys):
+    found = []
+    for seed in (0, 0, 1):
+        model, supernet = real_model(sgd(0.0), (2, 2, 2))
+        mtl.RouteSearch(batches(3), "loss", seed=seed, optimizer=sgd()).run(model, 3)
+        found.append(array(supernet.alpha))
+    np.testing.assert_array_equal(found[0], found[1])
+    assert np.abs(found[0] - found[2]).max() > 0
+    assert "3/3" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="`steps` must be an integer of at least 1; received: steps=0"):
+        mtl.RouteSearch(batches(3)).run(model, 0)

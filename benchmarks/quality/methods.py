@@ -196,6 +196,9 @@ METHODS = {
     "mtnas_recipe_shared_credit": _recipe("MTNAS (recipe), blocks answer for all tasks", per_task_credit=False),
     "mtnas_recipe_no_delay": _recipe("MTNAS (recipe) from the first step", delay=0.0),
     "mtnas_recipe_fast": _recipe("MTNAS (recipe), alpha's learning rate 0.05", alpha_rate=0.05),
+    "mtnas_recipe_fast_loss": _recipe(
+        "MTNAS (recipe), alpha's learning rate 0.05, the loss as reward", alpha_rate=0.05, reward="loss"
+    ),
     "random_routes": Method("Random routes, best at that cost", full_route, procedures.random_routes, **AT_ITS_COST),
     "restarts": Method("Full route, best restart at that cost", full_route, procedures.restarts, **AT_ITS_COST),
 }

@@ -133,12 +133,14 @@ def _best_of(cost, train):
     return best
 
 
-def searched(problem, method, width, settings, seed, *, supernet, delay=0.0, candidates=0, alpha_rate=0.01, **options):
+def searched(
+    problem, method, width, settings, seed, *, supernet, delay=0, candidates=0, alpha_rate=0.01, reward=None, **options
+):
     """A route searched while a supernet trains on it; then inherited, or the best of several routes trained anew.
 
     Inherited as in the paper: route and weights of the epoch with the least validation loss. With `candidates` the
     search gives so many routes: its most likely one, the full one, the one without sharing and draws from its policy.
-    Each is trained from scratch, and the best on validation stays.
+    Each is trained from scratch, and the best on validation stays. The reward is the AUC, or of regressions the loss.
     """
     dataset, tasks = problem.dataset, len(problem.tasks)
     set_seed(seed)
@@ -146,7 +148,7 @@ def searched(problem, method, width, settings, seed, *, supernet, delay=0.0, can
     model = problem.network(layer, settings)
     start = int(delay * problem.steps(dataset.epochs))
     batches = validation_batches(problem, seed)
-    reward = "auc" if set(dataset.kinds.values()) == {"binary"} else "loss"
+    reward = reward or ("auc" if set(dataset.kinds.values()) == {"binary"} else "loss")
     optimizer = keras.optimizers.Adam(alpha_rate)
     search = RouteSearch(batches, reward, optimizer, seed=seed, start_step=start, **options)
     fitted = problem.fit(model, settings, patience=None, callbacks=[search])

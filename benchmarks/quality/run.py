@@ -35,6 +35,7 @@ RESULTS = Path(__file__).parent / "results"
 GRID = {"learning_rate": (1e-3, 5e-4, 2e-3), "dropout": (0.1, 0.3, 0.5), "l2": (0.0, 1e-4, 1e-3)}
 TUNING_SEED = 1_000_000  # and no seed of a final run
 QUICK = {"rows": 2048, "epochs": 2}
+QUICK_CANDIDATES = 3  # routes that a quick search trains anew
 
 
 def settings_to_try(budget, dataset):
@@ -105,6 +106,8 @@ class Runner:
             self._widths[method] = row.width(problem)
         width = self._widths[method]
         options = dict(row.options)
+        if self.quick and options.get("candidates"):
+            options["candidates"] = QUICK_CANDIDATES
         if "cost_of" in options:
             options["cost"] = self._final(options["cost_of"], seed)[0]["work"]
         keras.backend.clear_session()

@@ -1,5 +1,7 @@
 """A metric over a task's own sample space."""
 
+import re
+
 from mtl_layers._keras import keras, ops, register
 from mtl_layers.losses._sample_space import check_missing_value, sample_space
 
@@ -12,7 +14,8 @@ class MaskedMetric(keras.metrics.Metric):
         metric: Name of a Keras metric, or a `keras.metrics.Metric`.
         missing_value: The label that stands for "no label": `float("nan")` or a number. Defaults to `None`.
         require_weights: Whether an update without `sample_weight` is an error. Defaults to `False`.
-        name: Defaults to the metric's own name.
+        name: Defaults to the metric's own name; of a metric given by its name without the number that Keras appends
+            to the second of a kind, so that logs have `click_auc` and `buy_auc`, whichever was made first.
 
     Raises:
         ValueError: For labels, weights and `missing_value` as `MaskedLoss`; or if `metric` is unknown, or a name such
@@ -37,7 +40,7 @@ class MaskedMetric(keras.metrics.Metric):
             raise ValueError(f"`metric` must be a Keras metric or a name of one; received: metric={named or metric!r}")
         if not isinstance(metric, keras.metrics.Metric):  # a function, as Keras 2 gives for names of losses
             metric = keras.metrics.MeanMetricWrapper(metric, name=named or metric.__name__)
-        super().__init__(name=name or metric.name)
+        super().__init__(name=name or (re.sub(r"_\d+$", "", metric.name) if named else metric.name))
         self.metric = metric
         self.missing_value = check_missing_value(missing_value)
         self.require_weights = require_weights

@@ -19,7 +19,8 @@ def per_task(losses, metrics=None, *, missing_value=None, require_weights=False)
     Args:
         losses: Dict from task name to a Keras loss or its name; `None` for a task that is trained through others, such
             as a conditional probability of `mtl.ESMM`.
-        metrics: Dict from task name to a Keras metric, its name, or a list of them. Defaults to `None`, no metrics.
+        metrics: Dict from task name to a Keras metric, its name, or a list of them. Defaults to `None`, no metrics. The
+            logs have them as `click_auc`, `val_click_auc`.
         missing_value: The label that stands for "no label": `float("nan")` or a number. Defaults to `None`.
         require_weights: Whether every task must come with a sample weight (its mask). Defaults to `False`.
 

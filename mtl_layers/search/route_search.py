@@ -31,6 +31,9 @@ class RouteSearch(keras.callbacks.Callback):
     is put in force for training, too: list the search before ModelCheckpoint and EarlyStopping, or the weights that
     they keep have the route sampled last, which a later `fit` without a search would train.
 
+    A reward compares routes by the weights of that step. Where a model over-fits before the search has ended, those are
+    the wrong ones: train with `start_step=None` to the best epoch, and search then with `run`.
+
     Args:
         validation_data: A `tf.data.Dataset` or a list of batches `(features, labels)` or `(features, labels, weights)`,
             in an order of its own; the search cycles through it.
@@ -44,7 +47,7 @@ class RouteSearch(keras.callbacks.Callback):
             score are then drawn from `alpha` beside them. Defaults to `False`.
         routes_per_step: Routes scored on each validation batch. From 2 on, the baseline of each is the mean reward of
             the others. Defaults to `1`.
-        start_step: Training step from which on `alpha` moves. Defaults to `0`.
+        start_step: Training step from which on `alpha` moves; `None`: not in `fit`, only in `run`. Defaults to `0`.
         subnetwork_cost: Reward taken off for each value that a block selects. Defaults to `0.0`.
         per_task_credit: Whether a block is moved by the rewards of those tasks alone whose predictions depend on it.
             The expected step is the same and its noise less. Not for a callable reward. Defaults to `False`.
@@ -101,7 +104,7 @@ class RouteSearch(keras.callbacks.Callback):
         self.seed = check_positive("seed", seed, minimum=0)
         self.uniform_training = uniform_training
         self.routes_per_step = check_positive("routes_per_step", routes_per_step)
-        self.start_step = check_positive("start_step", start_step, minimum=0)
+        self.start_step = None if start_step is None else check_positive("start_step", start_step, minimum=0)
         self.subnetwork_cost = check_number("subnetwork_cost", subnetwork_cost)
         self.per_task_credit = per_task_credit
         self.supernet = None
@@ -125,6 +128,39 @@ class RouteSearch(keras.callbacks.Callback):
                     f"state; received: {given.get_config()}, and the supernet has {own.get_config()}"
                 )
             self.optimizer = own
+
+    def run(self, model, steps, verbose=1):
+        """Searches with the weights as they are: each step scores routes and moves `alpha`, and trains nothing.
+
+        Args:
+            model: A compiled model that is built, with one `RouteSupernet`.
+            steps: Number of steps, at least 1.
+            verbose: 1 for Keras' progress bar, 0 for silence. Defaults to `1`.
+
+        Returns:
+            Dict from `search_reward`, `search_baseline` and `search_entropy` to a list with a number for each step (the
+            first two have none for steps without any reward).
+
+        Raises:
+            ValueError: As in a `fit` with this callback, or if `steps` is below 1.
+        """
+        check_positive("steps", steps)
+        self.set_model(model)
+        self.on_train_begin()
+        self.on_epoch_begin(0)
+        self._batches = _cycle(self.validation_data, skip=0)
+        history = {}
+        bar = keras.utils.Progbar(steps, verbose=verbose, stateful_metrics=["search_baseline", "search_entropy"])
+        for done in range(1, steps + 1):
+            self._random = np.random.default_rng([self.seed, self._step])
+            self._learn(self._drawn())
+            self._step += 1
+            logs = self._summary(self._rewards[-1:])
+            for name, value in logs.items():
+                history.setdefault(name, []).append(value)
+            bar.update(done, list(logs.items()))
+        self.on_train_end()
+        return history
 
     def on_train_begin(self, logs=None):
         self._check_steps_per_execution()
@@ -196,8 +232,11 @@ class RouteSearch(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self._sync()
-        if self._step >= self.start_step:
-            self._learn()
+        if self.start_step is not None and self._step >= self.start_step:
+            if self._batches is None:  # not before: a callback that comes after this one may restore the step
+                self._batches = _cycle(self.validation_data, skip=self._step - self.start_step)
+            fresh = self.uniform_training or self.routes_per_step > 1
+            self._learn(self._drawn() if fresh else self._trained[None])
         else:
             self.supernet.search_step.assign(self._step + 1)
         self._step += 1
@@ -226,12 +265,8 @@ class RouteSearch(keras.callbacks.Callback):
 
     # ---------------------------------------------------------------------------------------------------- one step
 
-    def _learn(self):
-        """REINFORCE on the next validation batch."""
-        if self._batches is None:  # not before: a callback that comes after this one may restore the step
-            self._batches = _cycle(self.validation_data, skip=self._step - self.start_step)
-        fresh = self.uniform_training or self.routes_per_step > 1
-        routes = np.stack([self._draw() for _ in range(self.routes_per_step)] if fresh else [self._trained])
+    def _learn(self, routes):
+        """REINFORCE with these routes, `[routes, blocks]`, on the next validation batch."""
         rewards, alpha, baseline = self._reinforce(*next(self._batches), *self._weighed(routes))
         if np.isinf(rewards).any() or (callable(self.reward) and np.isnan(rewards).any()):
             raise ValueError(f"`reward` must be finite; received: {rewards.tolist()} at step {self._step}")
@@ -252,6 +287,10 @@ class RouteSearch(keras.callbacks.Callback):
             for place, tasks in enumerate(self._readers):
                 credit[..., place] = answers[..., tasks].max(axis=-1)
         return routes, costs, credit
+
+    def _drawn(self):
+        """The routes to score in a step."""
+        return np.stack([self._draw() for _ in range(self.routes_per_step)])
 
     def _draw(self, uniformly=False):
         """A route number for each block, from the policy at the beginning of the step."""
