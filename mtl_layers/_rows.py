@@ -1,20 +1,22 @@
-"""Rows of a variable, read without touching the others."""
+"""Rows of a variable or a tensor, read without touching the others."""
 
 from mtl_layers._keras import BACKEND, keras, ops
 
 
-def gather_rows(variable, rows):
-    """`variable[rows]`, on TensorFlow without reading the others.
+def gather_rows(values, rows):
+    """`values[rows]`, on TensorFlow without reading the others.
 
-    `ops.take` reads the whole variable first, and while that is alive, an optimizer that updates rows has to copy it.
+    `ops.take` reads a whole variable first, and while that is alive, an optimizer that updates rows has to copy it. It
+    also counts negative numbers from the end, which for a few rows takes longer than the rows.
     """
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
-        resource = resource_of(variable)
+        resource = resource_of(values)
         if isinstance(resource, tf.Variable):  # and not what a mixed-precision layer or LoRA make of it
             return tf.nn.embedding_lookup(resource, rows)
-    return ops.take(variable, rows, axis=0)
+        return tf.gather(values, rows)
+    return ops.take(values, rows, axis=0)
 
 
 def resource_of(variable):

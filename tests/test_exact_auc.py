@@ -89,6 +89,15 @@ def test_compiled_it_is_the_same(rng, jit_compile):
     assert np.isnan(float(compiled(labels, scores, weights)))
 
 
+@pytest.mark.needs_tensorflow
+def test_compiled_by_xla_it_needs_no_table_of_all_pairs_of_rows(rng):
+    import tensorflow as tf
+
+    labels, scores = rows(rng, 200_000, 3)  # whose pairs would take 40 GB at a byte each
+    found = tf.function(exact_auc, jit_compile=True)(labels, scores)
+    assert float(found) == pytest.approx(roc_auc_score(labels, scores), abs=1e-7)
+
+
 @pytest.mark.parametrize("where", [[0], [2], [0, 1, 2, 3]])
 def test_it_is_nan_where_a_score_is(where):
     labels, scores = np.array([0.0, 1.0, 0.0, 1.0]), np.array([0.1, 0.2, 0.3, 0.4], "float32")

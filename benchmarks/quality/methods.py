@@ -163,6 +163,7 @@ def _searched(title, tuned_as=None, query="previous", pooling="gate", input_laye
 # ----------------------------------------------------------------------------------------------------------- the table
 
 RECIPE = {"uniform_training": True, "routes_per_step": 4, "per_task_credit": True, "delay": 1 / 3, "candidates": 6}
+AFTERWARDS = {"delay": 0.0, "afterwards": 600, "alpha_rate": 0.05, "reward": "loss"}
 AT_ITS_COST = {"tuned_as": "full_route", "options": {"cost_of": "mtnas_recipe"}}  # and so after it
 
 BUDGET = {"budget": 0.5, "budget_weight": 0.1, "p_init": 0.8}  # a larger weight decides before the losses do
@@ -199,6 +200,7 @@ METHODS = {
     "mtnas_recipe_fast_loss": _recipe(
         "MTNAS (recipe), alpha's learning rate 0.05, the loss as reward", alpha_rate=0.05, reward="loss"
     ),
+    "mtnas_recipe_afterwards": _recipe("MTNAS (recipe), searched after training", **AFTERWARDS),
     "random_routes": Method("Random routes, best at that cost", full_route, procedures.random_routes, **AT_ITS_COST),
     "restarts": Method("Full route, best restart at that cost", full_route, procedures.restarts, **AT_ITS_COST),
 }

@@ -134,10 +134,24 @@ def _best_of(cost, train):
 
 
 def searched(
-    problem, method, width, settings, seed, *, supernet, delay=0, candidates=0, alpha_rate=0.01, reward=None, **options
+    problem,
+    method,
+    width,
+    settings,
+    seed,
+    *,
+    supernet,
+    delay=0.0,
+    afterwards=None,
+    candidates=0,
+    alpha_rate=0.01,
+    reward=None,
+    **options,
 ):
     """A route searched while a supernet trains on it; then inherited, or the best of several routes trained anew.
 
+    The search begins after the share `delay` of the steps; or it takes `afterwards` steps, by the weights of the epoch
+    with the least validation loss, when training has ended.
     Inherited as in the paper: route and weights of the epoch with the least validation loss. With `candidates` the
     search gives so many routes: its most likely one, the full one, the one without sharing and draws from its policy.
     Each is trained from scratch, and the best on validation stays. The reward is the AUC, or of regressions the loss.
@@ -146,15 +160,22 @@ def searched(
     set_seed(seed)
     layer = supernet(dataset, tasks, width, settings.dropout)
     model = problem.network(layer, settings)
-    start = int(delay * problem.steps(dataset.epochs))
     batches = validation_batches(problem, seed)
     reward = reward or ("auc" if set(dataset.kinds.values()) == {"binary"} else "loss")
     optimizer = keras.optimizers.Adam(alpha_rate)
-    search = RouteSearch(batches, reward, optimizer, seed=seed, start_step=start, **options)
-    fitted = problem.fit(model, settings, patience=None, callbacks=[search])
-    scored = (problem.steps(dataset.epochs) - start) * search.routes_per_step
-    work = fitted.work + scored * len(next(iter(batches[0][1].values())))
-    extra = {"entropy": fitted.logs["search_entropy"], "supernet_parameters": layer.count_params()}
+    if afterwards:
+        search = RouteSearch(batches, reward, optimizer, seed=seed, start_step=None, **options)
+        fitted = problem.fit(model, settings, callbacks=[search])
+        entropy = search.run(model, afterwards, verbose=0)["search_entropy"][-1]
+        steps = afterwards
+    else:
+        start = int(delay * problem.steps(dataset.epochs))
+        search = RouteSearch(batches, reward, optimizer, seed=seed, start_step=start, **options)
+        fitted = problem.fit(model, settings, patience=None, callbacks=[search])
+        entropy = fitted.logs["search_entropy"]
+        steps = problem.steps(dataset.epochs) - start
+    work = fitted.work + steps * search.routes_per_step * len(next(iter(batches[0][1].values())))
+    extra = {"entropy": entropy, "supernet_parameters": layer.count_params()}
     if not candidates:
         frozen = mtl.freeze(model)
         trained = _trained(problem, frozen, fitted.validation_loss, fitted.epochs, work)

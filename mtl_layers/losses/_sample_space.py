@@ -4,6 +4,7 @@ import math
 from numbers import Real
 
 from mtl_layers._keras import ops
+from mtl_layers._rows import gather_rows
 
 
 def sample_space(y_true, y_pred, sample_weight, missing_value, require_weights, name):
@@ -48,7 +49,7 @@ def fill_outside(values, weights):
     inside = ops.not_equal(weights, 0)
     # The row of zeros in front is found where no row is inside, even in a batch without rows.
     found = ops.argmax(ops.pad(ops.cast(inside, "float32"), ((1, 0),), constant_values=0.5))
-    row = ops.take(ops.pad(values, ((1, 0), (0, 0))), found, axis=0)
+    row = gather_rows(ops.pad(values, ((1, 0), (0, 0))), found)
     return ops.where(ops.expand_dims(inside, -1), values, ops.stop_gradient(row))
 
 

@@ -1,6 +1,7 @@
 """The exact area under the ROC curve of one batch, in the graph."""
 
 from mtl_layers._keras import BACKEND, ops
+from mtl_layers._rows import gather_rows
 from mtl_layers.losses._sample_space import vector
 
 
@@ -8,14 +9,14 @@ def exact_auc(y_true, y_pred, sample_weight=None):
     """The probability that a positive row scores above a negative one; ties count half.
 
     ```
-    AUC = sum_i w_i y_i (N_<(p_i) + N_=(p_i) / 2) / (P N)
+    AUC = sum_s P_s (N_<s + N_s / 2) / (P N)
     ```
 
-    with P and N the weights of the positive and the negative rows, and N_< and N_= that of the negative rows that score
-    below and equal to p_i. Exact by sorting, where `keras.metrics.AUC` interpolates between thresholds. Scores are
-    compared in float32: those that differ beyond it are ties. Weights are summed in float64, except on JAX without
-    `jax_enable_x64`: there in float32, whose rounding shows in the sixth digit where the rows weigh more than 2**24
-    together.
+    over the scores s that occur, with P_s and N_s the weights of the positive and the negative rows that score s, N_<s
+    that of the negative rows that score less, and P and N those of all. Exact by sorting, where `keras.metrics.AUC`
+    interpolates between thresholds. Scores are compared in float32: those that differ beyond it are ties. Weights are
+    summed in float64, except on JAX without `jax_enable_x64`: there in float32, whose rounding shows in the sixth digit
+    where the rows weigh more than 2**24 together.
 
     Args:
         y_true: Labels 0 and 1, `[batch]` or `[batch, 1]`; anything where the weight is 0.
@@ -45,14 +46,16 @@ def exact_auc(y_true, y_pred, sample_weight=None):
     is_broken = ops.any(ops.logical_and(unknown, weights > 0))
     scores = ops.where(unknown, ops.zeros_like(scores), scores)  # those of weight 0, which sorting would trip over
     order = ops.argsort(scores)
-    scores, labels, weights = (ops.take(values, order, axis=0) for values in (scores, labels, weights))
-    positive, negative = weights * labels, weights * (1.0 - labels)
-    below = ops.concatenate([ops.zeros((1,), wide), ops.cumsum(negative)])  # weight of negatives before a place
-    less = ops.take(below, ops.searchsorted(scores, scores, side="left"), axis=0)
-    less_or_equal = ops.take(below, ops.searchsorted(scores, scores, side="right"), axis=0)
+    scores = gather_rows(scores, order)
+    of_class = gather_rows(ops.stack([weights * labels, weights * (1.0 - labels)], axis=1), order)
+    # Rows that score the same have one number; the first row has 0, or 1 if it differs from the last one.
+    tie = ops.cumsum(ops.cast(ops.not_equal(scores, ops.roll(scores, 1)), "int32"))
+    of_class = ops.segment_sum(of_class, tie, num_segments=ops.shape(scores)[0] + 1)
+    positive, negative = of_class[:, 0], of_class[:, 1]
     pairs = ops.sum(positive) * ops.sum(negative)
     is_defined = ops.logical_and(pairs > 0, ops.logical_not(is_broken))
-    auc = ops.sum(positive * (less + less_or_equal)) / 2.0 / ops.where(is_defined, pairs, ops.ones_like(pairs))
+    auc = ops.sum(positive * (ops.cumsum(negative) - negative / 2.0))
+    auc = auc / ops.where(is_defined, pairs, ops.ones_like(pairs))
     return ops.cast(ops.where(is_defined, auc, ops.full_like(auc, float("nan"))), "float32")
 
 

@@ -38,15 +38,15 @@ class RouteGates(keras.layers.Layer):
         """
         queries = self.space.num_queries
         subset_of, query_of = np.divmod(np.arange(self.space.num_routes, dtype="int32"), queries)
-        member = ops.take(self.space.member[subset_of], routes, axis=0)
+        member = gather_rows(self.space.member[subset_of], routes)
         if self.kernel is None:
             return member, None, None
         size = len(self.space.row_sizes)
         block = np.arange(self.space.num_blocks, dtype="int32")[:, None] * (queries * size)
-        rows = block + ops.take(query_of[:, None] * size + self.space.row[subset_of], routes, axis=0)
+        rows = block + gather_rows(query_of[:, None] * size + self.space.row[subset_of], routes)
         kernel = ops.cast(gather_rows(self.kernel, rows), self.compute_dtype)
         asked = np.eye(self.space.member.shape[1], dtype="float32")[query_of]
-        return member, ops.cast(ops.take(asked, routes, axis=0), kernel.dtype), kernel
+        return member, ops.cast(gather_rows(asked, routes), kernel.dtype), kernel
 
     def call(self, inputs, selected, start, stop):
         """Weights `[batch, blocks, subnetworks]` of the blocks from `start` to before `stop`, as `selected`.
