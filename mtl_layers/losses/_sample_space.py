@@ -9,6 +9,14 @@ from mtl_layers._rows import gather_rows
 
 def sample_space(y_true, y_pred, sample_weight, missing_value, require_weights, name):
     """Returns labels that are safe to compute with, and the weight of each row, `[batch]`, 0 outside the space."""
+    y_true, weights = weighed(y_true, y_pred, sample_weight, missing_value, require_weights, name)
+    if "int" not in str(y_true.dtype):  # numbers of classes stay integers
+        y_true = ops.cast(y_true, weights.dtype)
+    return fill_outside(y_true, weights), weights
+
+
+def weighed(y_true, y_pred, sample_weight, missing_value, require_weights, name):
+    """Returns the labels as they are, `[batch, units]`, and the weight of each row, `[batch]`, 0 outside the space."""
     y_pred = ops.convert_to_tensor(y_pred)
     y_true = ops.convert_to_tensor(y_true)
     if len(y_pred.shape) != 2:
@@ -35,9 +43,7 @@ def sample_space(y_true, y_pred, sample_weight, missing_value, require_weights, 
             f"sample_weight of {name} must be given, since `require_weights=True`; received: None. Pass "
             "sample_weight={task: mask} with an entry for every task"
         )
-    if "int" not in str(y_true.dtype):  # numbers of classes stay integers
-        y_true = ops.cast(y_true, weights.dtype)
-    return fill_outside(y_true, weights), weights
+    return y_true, weights
 
 
 def fill_outside(values, weights):

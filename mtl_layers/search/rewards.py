@@ -5,7 +5,7 @@ import numpy as np
 from mtl_layers._checks import not_binary
 from mtl_layers._keras import ops
 from mtl_layers.losses import MaskedLoss, exact_auc
-from mtl_layers.losses._sample_space import sample_space
+from mtl_layers.losses._sample_space import sample_space, weighed
 
 
 def reward_function(model, reward):
@@ -39,7 +39,7 @@ def check_classes(model, batch, outputs):
         own = np.asarray(labels[task])
         given = _of_task(weights[0], task) if weights else None
         given = None if given is None else np.asarray(given)
-        inside, _ = _sample_space(own, np.zeros((len(own), 1), "float32"), loss, given)
+        inside, _ = _rows_of(sample_space, own, np.zeros((len(own), 1), "float32"), loss, given)
         if len(odd := not_binary(ops.convert_to_numpy(inside))):  # 0 outside
             raise ValueError(
                 '`reward` must not be "auc" where labels are not 0 or 1: give "loss" or a callable; '
@@ -49,8 +49,8 @@ def check_classes(model, batch, outputs):
 
 def _one(reward, labels, predictions, loss, weights):
     """The reward of one task: NaN where this batch has none to give, infinite where the model has diverged."""
-    labels, weights = _sample_space(labels, predictions, loss, weights)
     if reward == "loss":
+        labels, weights = _rows_of(sample_space, labels, predictions, loss, weights)
         # Not by calling the loss, which under a strategy is a replica's part of it.
         total = ops.sum(weights)
         found = ops.negative(ops.cast(ops.sum(weights * loss.call(labels, predictions)) / total, "float32"))
@@ -60,14 +60,16 @@ def _one(reward, labels, predictions, loss, weights):
             f"received: predictions of shape {tuple(predictions.shape)}"
         )
     else:
+        labels, weights = _rows_of(weighed, labels, predictions, loss, weights)
         found = exact_auc(labels, predictions, weights)
     diverged = ops.logical_not(ops.all(ops.isfinite(predictions)))
     return ops.where(diverged, ops.full_like(found, float("inf")), found)
 
 
-def _sample_space(labels, predictions, loss, weights):
+def _rows_of(function, labels, predictions, loss, weights):
+    """What `sample_space` or `weighed` say of a task under the rule of its loss."""
     rule = {"missing_value": loss.missing_value, "require_weights": loss.require_weights}
-    return sample_space(labels, predictions, weights, name="the validation batch", **rule)
+    return function(labels, predictions, weights, name="the validation batch", **rule)
 
 
 def losses_by_task(model, labels, predictions):
