@@ -62,6 +62,8 @@ def measured(methods, folder=RESULTS):
     methods, tables = re.split(r",\s*", methods), []
     for report in sorted(folder.glob("*.md")):  # its numbers lie beside it
         for dataset, rows in json.loads(report.with_suffix(".json").read_text(encoding="utf-8")).items():
+            if not isinstance(rows, dict):  # a study of something else than methods
+                continue
             found = {method: rows[method] for method in [BASELINE, *methods] if method in rows}
             if found.keys() - {BASELINE} and "(quick" not in dataset:
                 tables.append(_table(dataset, found))

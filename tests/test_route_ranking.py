@@ -25,6 +25,9 @@ def test_a_quick_run_ranks_the_ready_made_and_the_drawn_routes(tmp_path):
     assert np.isfinite(supernet["losses"]).all()
     assert all(-1 <= rank <= 1 for rank in supernet["rank_correlation"])
     assert out.with_suffix(".png").stat().st_size > 5_000
+    said = out.with_suffix(".md").read_text()
+    assert f"between routes {found['sd_between_routes']:.4f}" in said
+    assert "| 0 | " in said and "![synthetic:d=12,m=2](ranking.png)" in said and "--no-input-layer`" in said
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [(row["method"], row["seed"]) for row in rows[1:]] == [
         (name, seed) for seed in (0, 1) for name in found["names"]

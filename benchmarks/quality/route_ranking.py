@@ -4,7 +4,7 @@
 
 Routes drawn at random, and the three ready-made ones, are each trained from scratch with several seeds; and each is
 judged in several supernets, trained on uniformly drawn routes, after every epoch. All on the validation rows. Writes
-route_ranking-DATASET.jsonl (started again, it goes on), .json and .png beside this program's results.
+route_ranking-DATASET.jsonl (started again, it goes on), .json, .md and .png beside this program's results.
 """
 
 import os
@@ -56,7 +56,7 @@ class JudgeRoutes(keras.callbacks.Callback):
         self.problem, self.layer, self.routes, self.losses = problem, layer, routes, []
 
     def on_epoch_end(self, epoch, logs=None):
-        alpha = np.array(self.layer.alpha)
+        alpha = self.layer.alpha.numpy()
         found = {}
         for name, route in self.routes.items():
             self.layer.set_route(route)
@@ -122,6 +122,28 @@ def summary(names, rows):
     }
 
 
+def markdown(title, found, picture, command):
+    """What was found, as text with the picture."""
+    orders = [["supernet", "best epoch", "rank correlation with training from scratch, epoch by epoch"]]
+    for each in found["supernets"]:
+        ranks = ", ".join(f"{rank:+.2f}" for rank in each["rank_correlation"])
+        orders.append([str(each["seed"]), str(each["best_epoch"] + 1), ranks])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in [orders[0], ["---"] * 3, *orders[1:]])
+    halves = found["rank_correlation_of_half_the_seeds_with_the_other"]
+    return f"""## Routes of {title}, from scratch and in a supernet
+
+Summed validation loss of {len(found["names"])} routes, each trained from scratch with {found["seeds"]} seeds. Standard
+deviation between routes {found["sd_between_routes"]:.4f}, between the seeds of a route {found["sd_between_seeds"]:.4f};
+half of the seeds order the routes as the other half does with a rank correlation of {halves:.2f}.
+
+{table}
+
+![{title}]({picture})
+
+`{command}`
+"""
+
+
 def draw(title, found, path):
     """Each route: its loss from scratch, and its loss in each supernet at that supernet's best epoch."""
     figure, axes = plt.subplots(figsize=(5.5, 4), layout="constrained")
@@ -159,7 +181,12 @@ def main(arguments=None):
     names = measure(Problem(dataset, encode(dataset)), arguments, records)
     found = summary(names, records.rows)
     out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    draw(arguments.dataset, found, out.with_suffix(".png"))
+    picture = out.with_suffix(".png")
+    draw(arguments.dataset, found, picture)
+    sizes = f"--routes {arguments.routes} --seeds {arguments.seeds} --supernets {arguments.supernets}"
+    more = f"{sizes} --epochs {arguments.epochs}{' --no-input-layer' if arguments.no_input_layer else ''}"
+    command = f"python -m benchmarks.quality.route_ranking {datasets.arguments(arguments.dataset)} {more}"
+    out.with_suffix(".md").write_text(markdown(arguments.dataset, found, picture.name, command), encoding="utf-8")
     print(json.dumps({name: value for name, value in found.items() if name.startswith(("sd", "rank"))}, indent=1))
 
 
