@@ -174,7 +174,7 @@ def draw(found, path):
     """A row for each pair of tasks: left the correlation of labels, right what routes share and what chance would."""
     rows = [(f"{name}: {', '.join(pair['tasks'])}", pair) for name, of in found.items() for pair in of["pairs"]]
     rows.sort(key=lambda row: -2 if row[1]["correlation"] is None else row[1]["correlation"])
-    size = (9, 0.45 * len(rows) + 1.4)
+    size = (9, 0.45 * len(rows) + 1.7)
     figure, (left, right) = plt.subplots(1, 2, sharey=True, figsize=size, layout="constrained")
     for height, (_, pair) in enumerate(rows):
         if pair["correlation"] is not None:
@@ -187,7 +187,7 @@ def draw(found, path):
     left.set_title("correlation of the labels", fontsize=10)
     right.set_title("sub-networks shared", fontsize=10)
     right.set_xlim(-0.02, 1.05)
-    right.legend(fontsize=8)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     for axes in (left, right):
         axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=120)
