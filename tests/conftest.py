@@ -1,6 +1,7 @@
 """Settings for every test: quiet native logs, and the Keras that the environment asks for."""
 
 import os
+from contextlib import contextmanager
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -13,7 +14,7 @@ from mtl_layers._keras import BACKEND, keras
 LEGACY = keras.__name__ == "tf_keras"
 
 
-# For processes with a limit on file size: the coverage data of such a process would be cut off, too.
+# For processes whose coverage is not measured. With a limit on file size its data would be cut off, too.
 UNMEASURED = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
 
 
@@ -35,3 +36,21 @@ def seeded():
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@contextmanager
+def eagerly():
+    """Runs what TensorFlow would trace as it stands: where there are a few steps, tracing is most of the time."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
+def without_tracing():
+    with eagerly():
+        yield

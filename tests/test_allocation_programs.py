@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
 
 sys.path.append(str(Path(__file__).parent.parent))
@@ -40,16 +39,9 @@ from benchmarks.quality.training import Problem, Settings
 pytestmark = [
     pytest.mark.needs_tensorflow,
     pytest.mark.once,
+    pytest.mark.usefixtures("without_tracing"),
     pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`:UserWarning"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def without_tracing():
-    """A few steps each: tracing them would be most of the time."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="module")

@@ -1,27 +1,16 @@
 """The scripts that measure the balancings run, and report what they say they report."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from example_run import needs_census
+from example_run import needs_census, run_benchmark
 
-ROOT = Path(__file__).parent.parent
 pytestmark = [pytest.mark.needs_tensorflow, pytest.mark.once]
 NAMES = ["plain", "decaying", "uncertainty", "average", "grad_norm", "pc_grad"]
 
 
-def run(module, *arguments):
-    command = [sys.executable, "-m", f"benchmarks.{module}", "--quick", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_costs_are_backward_passes_of_a_plain_step(tmp_path):
-    printed = run("balancing_cost", "--output", tmp_path / "cost.json")
+    printed = run_benchmark("balancing_cost", "--output", tmp_path / "cost.json")
     cases = json.loads((tmp_path / "cost.json").read_text())["cases"]
     assert [(case["tasks"], case["embeddings"]) for case in cases] == [(2, False), (2, True)]
     for case in cases:
@@ -36,7 +25,7 @@ def test_costs_are_backward_passes_of_a_plain_step(tmp_path):
 
 @needs_census
 def test_every_balancing_trains_on_census(tmp_path):
-    printed = run("balancing", "--output", tmp_path)
+    printed = run_benchmark("balancing", "--output", tmp_path)
     report = json.loads((tmp_path / "balancing_census.json").read_text())
     assert list(report["runs"]) == NAMES
     for name, (only,) in report["runs"].items():

@@ -5,34 +5,36 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from example_run import needs_census
+from conftest import UNMEASURED, eagerly
+from example_run import ROOT, needs_census
 
-sys.path.append(str(Path(__file__).parent.parent))
-from benchmarks.quality import datasets, report
-from benchmarks.quality.encoding import Encoded
+sys.path.append(str(ROOT))
+from benchmarks.quality import datasets, procedures, report
+from benchmarks.quality.encoding import Encoded, encode
 from benchmarks.quality.methods import METHODS
 from benchmarks.quality.records import Records
-from benchmarks.quality.run import main, settings_to_try
-from benchmarks.quality.training import Problem
+from benchmarks.quality.run import main
+from benchmarks.quality.training import Problem, Settings
+from benchmarks.quality.tuning import FIRST_SEED, ranked, settings_to_try
 
-ROOT = Path(__file__).parent.parent
-pytestmark = [pytest.mark.needs_tensorflow, pytest.mark.once]
-SEARCHES = ("synthetic:p=0,d=12,m=2", "shared_bottom,full_route,mtnas_recipe,random_routes,restarts", "--seeds", "1")
+pytestmark = [
+    pytest.mark.needs_tensorflow,
+    pytest.mark.once,
+    pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`:UserWarning"),
+]
+SEARCHES = ("synthetic:p=0,d=12,m=2", "shared_bottom,full_route,mtnas_recipe,restarts")
 
 
-def command(out, dataset, methods, *more):
-    program = [sys.executable, "-m", "benchmarks.quality.run", "--dataset", dataset, "--methods", methods]
-    return [*program, "--quick", "--budget", "1", "--out", str(out), *more]
+def arguments(out, dataset, methods):
+    budget = ["--budget", "1", "--tuning-seeds", "1", "--seeds", "1"]
+    return ["--dataset", dataset, "--methods", methods, "--quick", *budget, "--out", str(out)]
 
 
-def run(*arguments):
-    done = subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return [json.loads(line) for line in Path(arguments[0]).read_text().splitlines()]
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def keys(rows):
@@ -43,10 +45,11 @@ def keys(rows):
 
 
 @needs_census
-def test_a_quick_run_on_census_ends_in_a_table_and_a_figure(tmp_path):
+def test_a_quick_run_on_census_ends_in_a_table_and_a_figure(tmp_path, without_tracing):
     out = tmp_path / "census.jsonl"
-    rows = run(out, "census", "single_task,shared_bottom", "--seeds", "1")
-    tuned = [(method, "tuning", 1_000_000) for method in ("single_task", "shared_bottom")]
+    main(arguments(out, "census", "single_task,shared_bottom"))
+    rows = rows_of(out)
+    tuned = [(method, "tuning", FIRST_SEED) for method in ("single_task", "shared_bottom")]
     assert keys(rows) == [*tuned, ("single_task", "final", 0), ("shared_bottom", "final", 0)]
     for row in rows:
         for part in ("validation", "test"):
@@ -70,9 +73,9 @@ def test_a_quick_run_on_census_ends_in_a_table_and_a_figure(tmp_path):
 def resumed(tmp_path_factory):
     """A run on synthetic data that was killed while it wrote a line, and started again; what was finished, and all."""
     out = tmp_path_factory.mktemp("resumed") / "synthetic.jsonl"
-    process = subprocess.Popen(
-        command(out, *SEARCHES), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    command = [sys.executable, "-m", "benchmarks.quality.run", *arguments(out, *SEARCHES)]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, cwd=ROOT, env=UNMEASURED, start_new_session=True, **quiet)
     deadline = time.monotonic() + 120
     while (not out.exists() or b"\n" not in out.read_bytes()) and time.monotonic() < deadline:
         assert process.poll() is None
@@ -82,7 +85,9 @@ def resumed(tmp_path_factory):
     finished = out.read_bytes()
     finished = finished[: finished.rfind(b"\n") + 1]
     out.write_bytes(finished + finished[: len(finished) // 2].rstrip(b"\n"))
-    return finished, run(out, *SEARCHES), out
+    with eagerly():
+        main(arguments(out, *SEARCHES))
+    return finished, rows_of(out), out
 
 
 def test_a_killed_run_goes_on_without_losing_or_repeating_anything(resumed):
@@ -91,20 +96,23 @@ def test_a_killed_run_goes_on_without_losing_or_repeating_anything(resumed):
     everything = out.read_bytes()
     assert everything.startswith(finished)
     methods = SEARCHES[1].split(",")
-    assert keys(rows) == [(m, "tuning", 1_000_000) for m in methods[:2]] + [(m, "final", 0) for m in methods]
-    main(command(out, *SEARCHES)[3:])
+    tuned = [method for method in methods if METHODS[method].tuned_as is None]
+    assert keys(rows) == [(m, "tuning", FIRST_SEED) for m in tuned] + [(m, "final", 0) for m in methods]
+    main(arguments(out, *SEARCHES))
     assert out.read_bytes() == everything
 
 
 def test_the_same_seed_gives_the_same_model(resumed, tmp_path):
-    main(command(tmp_path / "again.jsonl", SEARCHES[0], "shared_bottom", "--seeds", "1")[3:])
-    again = json.loads((tmp_path / "again.jsonl").read_text().splitlines()[-1])
-    first = next(row for row in resumed[1] if row["method"] == "shared_bottom" and row["phase"] == "final")
-    assert again["test"]["summed_loss"] == pytest.approx(first["test"]["summed_loss"], rel=1e-5)
+    """Compiled or not: the run that was killed was compiled."""
+    main(arguments(tmp_path / "again.jsonl", SEARCHES[0], "shared_bottom"))
+    again = rows_of(tmp_path / "again.jsonl")
+    for number, phase in enumerate(("tuning", "final")):
+        first = next(row for row in resumed[1] if row["method"] == "shared_bottom" and row["phase"] == phase)
+        assert again[number]["test"]["summed_loss"] == pytest.approx(first["test"]["summed_loss"], rel=1e-5)
 
 
 def test_a_recipe_takes_the_best_of_the_inherited_and_the_retrained_routes(resumed):
-    recipe = resumed[1][-3]
+    recipe = resumed[1][-2]
     extra = recipe["extra"]
     assert json.loads(extra["route"])["num_subnetworks"] == 3 and 0 <= extra["overlap"] <= 1
     assert list(extra["losses"])[:2] == ["inherited", "derived"] and len(extra["losses"]) > 3
@@ -113,16 +121,21 @@ def test_a_recipe_takes_the_best_of_the_inherited_and_the_retrained_routes(resum
     assert recipe["parameters"]["final"] <= recipe["parameters"]["matched"]
 
 
-def test_restarts_and_random_routes_spend_what_the_recipe_cost(resumed, tmp_path):
-    full, (recipe, random, restarts) = resumed[1][1], resumed[1][-3:]
-    assert {row["settings"]["learning_rate"] for row in (recipe, random, restarts)} == {
-        full["settings"]["learning_rate"]
-    }
-    for row in (random, restarts):
-        assert row["work"] == row["extra"]["trained"] * full["work"]
-        assert recipe["work"] <= row["work"] < recipe["work"] + full["work"]
+def test_restarts_spend_what_the_recipe_cost(resumed, tmp_path):
+    (tuned, full), (recipe, restarts) = resumed[1][1:5:3], resumed[1][-2:]
+    assert full["method"] == "full_route" and restarts["settings"] == full["settings"] == tuned["settings"]
+    assert restarts["work"] == restarts["extra"]["trained"] * full["work"]
+    assert recipe["work"] <= restarts["work"] < recipe["work"] + full["work"]
     with pytest.raises(SystemExit, match="--methods mtnas_recipe,restarts"):
-        main(command(tmp_path / "r.jsonl", SEARCHES[0], "restarts,mtnas_recipe")[3:])
+        main(arguments(tmp_path / "r.jsonl", SEARCHES[0], "restarts,mtnas_recipe"))
+
+
+def test_random_routes_are_others_for_every_seed(without_tracing):
+    dataset = datasets.load("synthetic:d=4,m=2").thinned(512, 1)
+    problem, method = Problem(dataset, encode(dataset)), METHODS["random_routes"]
+    found = [method.train(problem, method, 4, Settings(0.01, 0.0, 0.0), seed, 1, "") for seed in range(3)]
+    assert len({trained.extra["route"] for trained in found}) == 3
+    assert all(trained.extra["trained"] == 1 and trained.work == 3 * 500 for trained in found)
 
 
 # --------------------------------------------------------------------------------------------------------- the records
@@ -143,6 +156,18 @@ def test_a_larger_tuning_budget_adds_to_a_smaller_one():
     few, more = settings_to_try(3, dataset), settings_to_try(6, dataset)
     assert more[:3] == few and len(set(more)) == 6
     assert {settings.l2 for settings in more} == {0.0}  # there is no table
+
+
+def test_settings_are_ranked_by_their_mean_over_seeds():
+    losses = {0.1: (0.5, 1.3), 0.2: (0.8, 0.8), 0.3: (0.7, 0.8)}  # 0.1 has the best run and the worst mean
+    rows = [
+        {"settings": {"learning_rate": rate, "l2": 0.0}, "validation": {"summed_loss": loss}}
+        for seed in range(2)
+        for rate, each in losses.items()
+        for loss in [each[seed]]
+    ]
+    assert [settings["learning_rate"] for settings in ranked(rows)] == [0.3, 0.2, 0.1]
+    assert ranked(rows)[0] == {"learning_rate": 0.3, "l2": 0.0}
 
 
 # ---------------------------------------------------------------------------------------------------------- the report
@@ -212,6 +237,33 @@ def test_all_methods_have_the_same_number_of_parameters_within_3_percent(dim, ta
     problem = Problem(dataset, Encoded({}, {}, 0, dim))
     for name, method in METHODS.items():
         assert method.parameters(problem, method.width(problem)) == pytest.approx(dataset.budget, rel=0.03), name
+
+
+# ------------------------------------------------------------------------------------------------------- the epochs
+
+
+def test_networks_stopped_together_are_left_at_the_epoch_that_is_best_for_their_sum(without_tracing):
+    dataset = datasets.load("synthetic:d=4,m=2").thinned(512, 6)
+    labels = {
+        "first": dataset.labels["first"],
+        "second": np.random.default_rng(0).permutation(dataset.labels["second"]),
+    }
+    dataset = datasets.replace(dataset, labels=labels)  # of the second there is nothing to learn
+    problem, settings, method = Problem(dataset, encode(dataset)), Settings(0.01, 0.0, 0.0), METHODS["single_task"]
+    alone = {}  # the validation losses of each task, epoch by epoch
+    for task in dataset.tasks:
+        procedures.set_seed(3)
+        model = problem.network(method.layer(dataset, 1, 64, 0.0), settings, [task])
+        alone[task] = problem.fit(model, settings).losses
+    together = np.add(*(losses[: min(map(len, alone.values()))] for losses in alone.values()))
+    apart = procedures.single_task(problem, method, 64, settings, 3)
+    assert apart.epochs == [int(np.argmin(losses)) + 1 for losses in alone.values()]
+    assert apart.validation_loss == pytest.approx(sum(map(min, alone.values())), rel=1e-6)
+    stopped = procedures.single_task(problem, method, 64, settings, 3, together=True)
+    assert stopped.epochs == int(np.argmin(together)) + 1
+    for trained, loss in ((apart, apart.validation_loss), (stopped, together.min())):
+        assert problem.scores(trained.predictions["validation"], "validation")["summed_loss"] == pytest.approx(loss)
+    assert len(set(apart.epochs)) == 2, "else both are the same"
 
 
 # --------------------------------------------------------------------------------------------------------- the scores

@@ -138,13 +138,17 @@ def test_candidates_are_the_ready_made_routes_and_draws_and_none_twice(rng):
 
 
 def test_candidates_are_drawn_with_the_probabilities_of_the_routes(rng):
-    layer = made((1, 1, 2, "root", "gate"), rng)  # one block with the routes {0, 1}, {0} and {1}
-    layer.alpha.assign(np.log([[0.7, 0.1, 0.2]]))
+    layer = made((1, 1, 3, "root", "gate"), rng)  # one block: {0, 1, 2}, {0, 1}, {0, 2}, {1, 2}, {0}, {1}, {2}
+    layer.alpha.assign(np.log([[0.5, 0.15, 1e-9, 1e-9, 0.2, 0.15, 1e-9]]))
     assert list(layer.candidates(1)) == ["derived"]
-    # {0, 1} and {0} are there before the one draw, as the full route and the unshared one, so that {1} alone is added.
-    drawn = [layer.candidates(4, seed).get("drawn 0") for seed in range(300)]
-    assert {route for route in drawn if route} == {mtl.Route(1, 1, 2, [((1,), None)])}
-    assert 35 < 300 - drawn.count(None) < 85  # 60 expected; 3.6 standard deviations
+    # {0, 1, 2} and {0} are there already, as the full route and the unshared one: the draws are {0, 1} or {1}.
+    first = [layer.candidates(3, seed)["drawn 0"] for seed in range(200)]
+    one, other = (mtl.Route(1, 1, 3, [(values, None)]) for values in ((0, 1), (1,)))
+    assert set(first) == {one, other}
+    assert 75 < first.count(one) < 125  # 100 expected; 3.5 standard deviations
+    for seed in range(20):
+        assert {*layer.candidates(4, seed).values()} == {layer.derive(), mtl.Route.no_sharing(1, 1, 3), one, other}
+    assert len(layer.candidates(5)) == 4  # the others are all but impossible
 
 
 @pytest.mark.parametrize(("query", "queries"), [("previous", 8), ("root", 1)])

@@ -1,21 +1,15 @@
 """The script that measures what a search step costs runs, and reports ratios of what it measured."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from example_run import run_benchmark
 
 pytestmark = [pytest.mark.needs_tensorflow, pytest.mark.once]
 
 
 def test_ratios_are_of_the_medians(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.search_cost", "--quick", "--output", str(tmp_path / "cost.json")]
-    done = subprocess.run(
-        command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    run_benchmark("search_cost", "--output", tmp_path / "cost.json")
     report = json.loads((tmp_path / "cost.json").read_text())
     for name, seconds in report["seconds"].items():
         for side, value in seconds.items():

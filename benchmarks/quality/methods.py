@@ -148,9 +148,9 @@ def supernet(dataset, tasks, width, dropout, **space):
     return RouteSupernet(tasks, dataset.layers, dataset.subnetworks, width, **space, dropout=dropout)
 
 
-def _recipe(title, **changed):
+def _recipe(title, tuned_as="mtnas_recipe", **changed):
     """The recommended search, or its ablation. No input layer: what all routes share, no route can part."""
-    return _searched(title, "full_route", **{"input_layer": False, **RECIPE, **changed})
+    return _searched(title, tuned_as, **{"input_layer": False, **RECIPE, **changed})
 
 
 def _searched(title, tuned_as=None, query="previous", pooling="gate", input_layer=True, **options):
@@ -162,14 +162,30 @@ def _searched(title, tuned_as=None, query="previous", pooling="gate", input_laye
 
 # ----------------------------------------------------------------------------------------------------------- the table
 
-RECIPE = {"uniform_training": True, "routes_per_step": 4, "per_task_credit": True, "delay": 1 / 3, "candidates": 6}
-AFTERWARDS = {"delay": 0.0, "afterwards": 600, "alpha_rate": 0.05, "reward": "loss"}
-AT_ITS_COST = {"tuned_as": "full_route", "options": {"cost_of": "mtnas_recipe"}}  # and so after it
+RECIPE = {
+    "afterwards": 600,
+    "uniform_training": True,
+    "routes_per_step": 4,
+    "per_task_credit": True,
+    "reward": "loss",
+    "alpha_rate": 0.05,
+    "candidates": 6,
+}
+IN_FIT = {"afterwards": None, "delay": 1 / 3}
+AT_ITS_COST = {"cost_of": "mtnas_recipe"}  # and so after it
 
 BUDGET = {"budget": 0.5, "budget_weight": 0.1, "p_init": 0.8}  # a larger weight decides before the losses do
 
 METHODS = {
     "single_task": Method("Single-task", shared_bottom, procedures.single_task, separate=True),
+    "single_task_together": Method(
+        "Single-task, stopped together",
+        shared_bottom,
+        procedures.single_task,
+        separate=True,
+        tuned_as="single_task",
+        options={"together": True},
+    ),
     "shared_bottom": Method("Shared-Bottom", shared_bottom),
     "omoe": Method("OMoE", omoe),
     "mmoe": Method("MMoE", mmoe),
@@ -190,17 +206,27 @@ METHODS = {
     "mtnas_root_query": _searched("MTNAS without query search", "mtnas", query="root"),
     "mtnas_mean": _searched("MTNAS, mean pooling", "mtnas", pooling="mean"),
     "full_route": Method("Full route", full_route),
-    "mtnas_recipe": _recipe("MTNAS (recipe)"),
+    "mtnas_recipe": _recipe("MTNAS (recipe)", tuned_as=None),
     "mtnas_recipe_input_layer": _recipe("MTNAS (recipe) with the input layer", input_layer=True),
-    "mtnas_recipe_sampled": _recipe("MTNAS (recipe), weights trained on sampled routes", uniform_training=False),
+    "mtnas_recipe_in_fit": _recipe("MTNAS (recipe), searched while it trains", **IN_FIT),
+    "mtnas_recipe_sampled": _recipe(
+        "MTNAS (recipe), searched while it trains on sampled routes", **IN_FIT, uniform_training=False
+    ),
     "mtnas_recipe_one_route": _recipe("MTNAS (recipe), one route a step", routes_per_step=1),
     "mtnas_recipe_shared_credit": _recipe("MTNAS (recipe), blocks answer for all tasks", per_task_credit=False),
-    "mtnas_recipe_no_delay": _recipe("MTNAS (recipe) from the first step", delay=0.0),
-    "mtnas_recipe_fast": _recipe("MTNAS (recipe), alpha's learning rate 0.05", alpha_rate=0.05),
-    "mtnas_recipe_fast_loss": _recipe(
-        "MTNAS (recipe), alpha's learning rate 0.05, the loss as reward", alpha_rate=0.05, reward="loss"
+    "mtnas_recipe_auc": _recipe("MTNAS (recipe), AUC as reward", reward="auc"),
+    "random_routes": Method(
+        "Random routes, best at that cost",
+        full_route,
+        procedures.random_routes,
+        tuned_as="mtnas_recipe",
+        options=AT_ITS_COST,
     ),
-    "mtnas_recipe_afterwards": _recipe("MTNAS (recipe), searched after training", **AFTERWARDS),
-    "random_routes": Method("Random routes, best at that cost", full_route, procedures.random_routes, **AT_ITS_COST),
-    "restarts": Method("Full route, best restart at that cost", full_route, procedures.restarts, **AT_ITS_COST),
+    "restarts": Method(
+        "Full route, best restart at that cost",
+        full_route,
+        procedures.restarts,
+        tuned_as="full_route",
+        options=AT_ITS_COST,
+    ),
 }

@@ -46,19 +46,31 @@ def joint(problem, method, width, settings, seed):
     )
 
 
-def single_task(problem, method, width, settings, seed):
-    """A model for each task, nothing shared: embeddings, epoch and all are its own."""
-    parts = [
-        _fitted(problem, lambda: method.layer(problem.dataset, 1, width, settings.dropout), settings, seed, [task])
-        for task in problem.tasks
-    ]
+def single_task(problem, method, width, settings, seed, *, together=False):
+    """A model for each task, nothing shared: its embeddings are its own, and the epoch that it is left at.
+
+    Stopped `together` they are left at one epoch, as the parts of a model that share nothing would be.
+    """
+    models, fits = [], []
+    for task in problem.tasks:
+        set_seed(seed)
+        models.append(problem.network(method.layer(problem.dataset, 1, width, settings.dropout), settings, [task]))
+        fits.append(problem.fit(models[-1], settings, keep=together))
+    losses, epochs = [fit.validation_loss for fit in fits], [fit.epochs for fit in fits]
+    if together:
+        sums = [sum(losses) for losses in zip(*(fit.losses for fit in fits), strict=False)]  # of the epochs all have
+        best = int(np.argmin(sums))
+        losses, epochs = [sums[best]], best + 1
+        for model, fit in zip(models, fits, strict=True):
+            model.set_weights(fit.weights[best])
+    parts = [_trained(problem, model, None, None, None) for model in models]
     return Trained(
-        sum(part.validation_loss for part in parts),
+        sum(losses),
         {name: _union(part.predictions[name] for part in parts) for name in parts[0].predictions},
         sum(part.parameters for part in parts),
         sum(part.embedding for part in parts),
-        [part.epochs for part in parts],
-        sum(part.work for part in parts),
+        epochs,
+        sum(fit.work for fit in fits),
     )
 
 
@@ -148,10 +160,10 @@ def searched(
     reward=None,
     **options,
 ):
-    """A route searched while a supernet trains on it; then inherited, or the best of several routes trained anew.
+    """A route searched while a supernet trains on it, or after; then inherited, or the best of several trained anew.
 
-    The search begins after the share `delay` of the steps; or it takes `afterwards` steps, by the weights of the epoch
-    with the least validation loss, when training has ended.
+    The search begins after the share `delay` of the steps; or it takes `afterwards` steps when training has ended, by
+    the weights of the epoch with the least validation loss.
     Inherited as in the paper: route and weights of the epoch with the least validation loss. With `candidates` the
     search gives so many routes: its most likely one, the full one, the one without sharing and draws from its policy.
     Each is trained from scratch, and the best on validation stays. The reward is the AUC, or of regressions the loss.
@@ -220,10 +232,10 @@ def _mean_of_pairs(matrix):
     return float(pairs.mean()) if len(pairs) else 0.0
 
 
-def _fitted(problem, make_layer, settings, seed, tasks=None):
+def _fitted(problem, make_layer, settings, seed):
     set_seed(seed)
     # Only now the layer: an initializer draws its seed when it is made.
-    model = problem.network(make_layer(), settings, tasks)
+    model = problem.network(make_layer(), settings)
     fitted = problem.fit(model, settings)
     return _trained(problem, model, fitted.validation_loss, fitted.epochs, fitted.work)
 

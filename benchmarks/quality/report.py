@@ -20,6 +20,7 @@ from benchmarks.quality import datasets
 from benchmarks.quality.methods import METHODS
 from benchmarks.quality.paper import PAPER
 from benchmarks.quality.records import Records
+from benchmarks.quality.tuning import ranked
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -34,15 +35,13 @@ def interval(values):
 
 
 def final_runs(rows):
-    """Dict from method to its final runs at the settings with the least validation loss of its tuning, by seed."""
+    """Dict from method to its final runs at the best settings of its tuning that have any, by seed."""
     runs = {}
     trained = {row["method"] for row in rows if row["phase"] == "final"}
     for method in (method for method in METHODS if method in trained):
         mine = [row for row in rows if row["method"] == method]
         tuned = METHODS[method].tuned_as or method
-        tuned = [row for row in rows if row["method"] == tuned and row["phase"] == "tuning"]
-        tuned.sort(key=lambda row: row["validation"]["summed_loss"])
-        for settings in [row["settings"] for row in tuned]:
+        for settings in ranked([row for row in rows if row["method"] == tuned and row["phase"] == "tuning"]):
             found = {row["seed"]: row for row in mine if row["phase"] == "final" and row["settings"] == settings}
             if found:
                 runs[method] = found
@@ -88,7 +87,8 @@ def _routes(extras):
     """What searches found: how far tasks' routes overlap, how often not at all, which candidate won how often.
 
     And the entropy of what they learned, in nats: near the logarithm of the number of routes of a block (60 with four
-    sub-networks, 21 with three) they have decided nothing.
+    sub-networks, 21 with three) they have decided nothing. And what the searched route, trained anew, is worth before
+    validation chooses: its validation loss, less that of the full route trained anew.
     """
     overlaps = [extra["overlap"] for extra in extras if "overlap" in extra]
     if not overlaps:
@@ -96,6 +96,8 @@ def _routes(extras):
     found = {"overlap": interval(overlaps), "disjoint": sum(overlap == 0 for overlap in overlaps)}
     entropies = [extra["entropy"] for extra in extras if "entropy" in extra]
     found |= {"entropy": float(np.mean(entropies))} if entropies else {}
+    losses = [extra["losses"] for extra in extras if {"derived", "full"} <= extra.get("losses", {}).keys()]
+    found |= {"gain": interval([each["derived"] - each["full"] for each in losses])} if losses else {}
     chosen = [extra["chosen"] for extra in extras if "chosen" in extra]
     return found | ({"chosen": {name: chosen.count(name) for name in sorted(set(chosen))}} if chosen else {})
 
@@ -143,6 +145,8 @@ def markdown(name, table, kinds):
         "of row passes (a row trained on is three, a row scored one)."
     ]
     notes += [f"Paper: {source}."] if source else []
+    if any("gain" in row["routes"] for row in table.values()):
+        notes.append("Derived less full: validation losses of the searched and the full route, trained anew once each.")
     paired = f"Differences from {table[BASELINE]['title']}, paired by seed." if BASELINE in table else ""
     return "\n\n".join([values, *notes, *([differences, paired] if paired else []), choices])
 
@@ -165,15 +169,18 @@ def _said(row):
         return ""
     text = f"overlap {number(*routes['overlap'])}, disjoint {routes['disjoint']} of {row['seeds']}"
     text += f", entropy {routes['entropy']:.2f}" if "entropy" in routes else ""
+    text += f", derived less full {number(*routes['gain'], signed=True)}" if "gain" in routes else ""
     return text + "".join(f", {name} {count}" for name, count in routes.get("chosen", {}).items())
 
 
 def _made_with(name, rows, table):
     """The command that gives these runs, and the versions that it ran with."""
     seeds = max(row["seeds"] for row in table.values())
-    tuned = [row["method"] for row in rows if row["phase"] == "tuning"]
-    budget = max(map(tuned.count, tuned), default=0)
-    more = f"--methods {','.join(table)} --seeds {seeds} --budget {budget}"
+    tuned = [row for row in rows if row["phase"] == "tuning"]
+    tried = {(row["method"], *row["settings"].values()) for row in tuned}
+    budget = max(map([method for method, *_ in tried].count, table), default=0)
+    tuning_seeds = len({row["seed"] for row in tuned})
+    more = f"--methods {','.join(table)} --seeds {seeds} --budget {budget} --tuning-seeds {tuning_seeds}"
     command = f"python -m benchmarks.quality.run {datasets.arguments(name)} {more}"
     return f"`{command}`, with {_listed(rows[-1]['versions'])}."
 

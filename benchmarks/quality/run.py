@@ -1,11 +1,11 @@
 """Trains methods on a data set: a tuning budget on validation, then seeds; every finished run is a line of JSON.
 
-    python -m benchmarks.quality.run --dataset kuairand --data FOLDER --methods all --seeds 10 --budget 6
+    python -m benchmarks.quality.run --dataset kuairand --data FOLDER --methods all --seeds 10 --budget 4
     python -m benchmarks.quality.run --dataset synthetic:p=0.5,m=6 --quick
 
-Started again, it goes on where it was stopped. All methods get the same settings to try, one tuning seed each, and keep
-the one with the least summed validation loss (one that trains another's network several times takes over its tuning);
-the test rows are scored once, at the end of each run.
+Started again, it goes on where it was stopped. All methods get the same settings to try, with the same tuning seeds,
+and keep the one with the least mean of the summed validation loss (an ablation, and one that trains another's network
+several times, take over that one's tuning); the test rows are scored once, at the end of each run.
 """
 
 import os
@@ -24,30 +24,17 @@ import tensorflow as tf
 from tqdm import tqdm
 
 import mtl_layers as mtl
-from benchmarks.quality import datasets
+from benchmarks.quality import datasets, tuning
 from benchmarks.quality.encoding import encode
 from benchmarks.quality.methods import METHODS
 from benchmarks.quality.records import Records
 from benchmarks.quality.training import Problem, Settings
+from benchmarks.quality.tuning import ranked, settings_to_try
 from mtl_layers._keras import keras
 
 RESULTS = Path(__file__).parent / "results"
-GRID = {"learning_rate": (1e-3, 5e-4, 2e-3), "dropout": (0.1, 0.3, 0.5), "l2": (0.0, 1e-4, 1e-3)}
-TUNING_SEED = 1_000_000  # and no seed of a final run
 QUICK = {"rows": 2048, "epochs": 2}
-QUICK_CANDIDATES = 3  # routes that a quick search trains anew
-
-
-def settings_to_try(budget, dataset):
-    """The first `budget` settings of one random order of the grid: a larger budget adds to a smaller one."""
-    grid = {**GRID, "l2": (0.0,)} if not _has_table(dataset) else GRID
-    every = [Settings(*values) for values in itertools.product(*grid.values())]
-    order = np.random.default_rng(0).permutation(len(every))
-    return [every[place] for place in order[:budget]]
-
-
-def _has_table(dataset):
-    return not all(isinstance(spec, mtl.features.Numeric) for spec in dataset.specs.values())
+QUICK_SEARCH = {"candidates": 3, "afterwards": 20}  # routes that are trained anew, steps of a search
 
 
 class Runner:
@@ -56,6 +43,7 @@ class Runner:
     def __init__(self, arguments):
         self.name, self.directory, self.quick = arguments.dataset, arguments.data, arguments.quick
         self.budget, self.seeds, self.methods = arguments.budget, range(arguments.seeds), arguments.methods
+        self.tuning_seeds = tuning.seeds(arguments.tuning_seeds)
         self.records = Records(arguments.out)
         self._problems, self._widths = {}, {}
 
@@ -64,10 +52,10 @@ class Runner:
         self._check_costs()
         try_out = settings_to_try(self.budget, self.problem(0).dataset)
         tuned = list(dict.fromkeys(METHODS[method].tuned_as or method for method in self.methods))
-        total = len(tuned) * self.budget + len(self.methods) * len(self.seeds)
+        total = len(tuned) * self.budget * len(self.tuning_seeds) + len(self.methods) * len(self.seeds)
         with tqdm(total=total, unit="run", smoothing=0.05) as done:
-            for method, settings in itertools.product(tuned, try_out):
-                self.once(method, "tuning", settings, TUNING_SEED, done)
+            for seed, method, settings in itertools.product(self.tuning_seeds, tuned, try_out):
+                self.once(method, "tuning", settings, seed, done)
             chosen = {method: self.chosen(method) for method in self.methods}
             for seed, method in itertools.product(self.seeds, self.methods):
                 self.once(method, "final", chosen[method], seed, done)
@@ -83,12 +71,13 @@ class Runner:
         return self._problems[seed]
 
     def chosen(self, method):
-        """The settings with the least validation loss among those to try."""
+        """The best of the settings to try."""
         tried = [asdict(settings) for settings in settings_to_try(self.budget, self.problem(0).dataset)]
         tuned = METHODS[method].tuned_as or method
         found = self.records.find(dataset=self.name, method=tuned, phase="tuning", quick=self.quick)
-        found = [row for row in found if row["settings"] in tried]
-        return Settings(**min(found, key=lambda row: row["validation"]["summed_loss"])["settings"])
+        return Settings(
+            **ranked([row for row in found if row["settings"] in tried and row["seed"] in self.tuning_seeds])[0]
+        )
 
     def once(self, method, phase, settings, seed, done):
         """One run, unless it is there."""
@@ -106,8 +95,8 @@ class Runner:
             self._widths[method] = row.width(problem)
         width = self._widths[method]
         options = dict(row.options)
-        if self.quick and options.get("candidates"):
-            options["candidates"] = QUICK_CANDIDATES
+        if self.quick:
+            options |= {name: value for name, value in QUICK_SEARCH.items() if options.get(name)}
         if "cost_of" in options:
             options["cost"] = self._final(options["cost_of"], seed)[0]["work"]
         keras.backend.clear_session()
@@ -159,17 +148,19 @@ def parse_arguments(arguments=None):
     parser.add_argument("--methods", default="all", help=f"all, or some of {','.join(METHODS)}")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--budget", type=int, default=6, help="settings that each method tries")
+    parser.add_argument("--tuning-seeds", type=int, default=3, help="runs of each of these settings")
     parser.add_argument("--quick", action="store_true", help="few rows, two epochs: to see that it runs")
     parser.add_argument("--out", type=Path, help="file of records; default: results/DATASET.jsonl beside this program")
     parsed = parser.parse_args(arguments)
-    name, _ = datasets.parse(parsed.dataset)
+    dataset, _ = datasets.parse(parsed.dataset)
     parsed.methods = list(METHODS) if parsed.methods == "all" else parsed.methods.split(",")
     unknown = [method for method in parsed.methods if method not in METHODS]
     if unknown:
         parser.error(f"--methods must be among {', '.join(METHODS)}; received: {', '.join(unknown)}")
-    if parsed.seeds < 1 or parsed.budget < 1:
-        parser.error(f"--seeds and --budget must be at least 1; received: {parsed.seeds} and {parsed.budget}")
-    parsed.out = parsed.out or RESULTS / f"{name}{'-quick' if parsed.quick else ''}.jsonl"
+    for name in ("seeds", "budget", "tuning_seeds"):
+        if (given := getattr(parsed, name)) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1; received: {given}")
+    parsed.out = parsed.out or RESULTS / f"{dataset}{'-quick' if parsed.quick else ''}.jsonl"
     return parsed
 
 

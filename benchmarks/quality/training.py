@@ -24,12 +24,17 @@ class Settings:
 
 @dataclass
 class Fitted:
-    """What a fit cost and reached; `work` counts row passes, three for a row trained on and one for a row scored."""
+    """What a fit cost and reached; `work` counts row passes, three for a row trained on and one for a row scored.
+
+    `losses` are those of validation, epoch by epoch, and `weights` those of the epochs if they were to be kept.
+    """
 
     validation_loss: float
     epochs: int
     work: int
     logs: dict = field(default_factory=dict)
+    losses: list = field(default_factory=list)
+    weights: list = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +72,13 @@ class Problem:
         """Training steps of so many epochs."""
         return epochs * -(-len(self.dataset.split["train"]) // self.dataset.batch)
 
-    def fit(self, model, settings, *, epochs=None, patience=PATIENCE, callbacks=(), rate=None, from_start=False):
+    def fit(
+        self, model, settings, *, epochs=None, patience=PATIENCE, callbacks=(), rate=None, from_start=False, keep=False
+    ):
         """Trains, and leaves the weights of the epoch with the least validation loss.
 
-        `rate` stands in for the learning rate; with `from_start` the weights before the first epoch are a choice, too.
+        `rate` stands in for the learning rate; with `from_start` the weights before the first epoch are a choice, too;
+        with `keep` the result has the weights of all epochs.
         """
         tasks = list(model.output)
         losses = {"binary": "binary_crossentropy", "regression": "mse"}
@@ -81,7 +89,7 @@ class Problem:
             jit_compile=False,
         )
         model.optimizer.build(model.trainable_variables)  # or the first step makes them, and is traced again
-        best = BestEpoch(self, patience, from_start)
+        best = BestEpoch(self, patience, from_start, keep)
         history = model.fit(
             self.encoded.inputs["train"],
             {task: self.encoded.labels["train"][task] for task in tasks},
@@ -92,7 +100,8 @@ class Problem:
         )
         logs = {name: values[-1] for name, values in history.history.items()}
         trained = len(history.epoch)
-        return Fitted(best.loss, best.epoch, 3 * trained * len(self.dataset.split["train"]), logs)
+        work = 3 * trained * len(self.dataset.split["train"])
+        return Fitted(best.loss, best.epoch, work, logs, best.losses, best.kept)
 
     def predict(self, model, part):
         """Dict from task to predictions, one per row of the part."""
@@ -121,10 +130,11 @@ class BestEpoch(keras.callbacks.Callback):
     Keras' EarlyStopping looks at means over batches; a task with few rows needs the mean over its rows.
     """
 
-    def __init__(self, problem, patience, from_start):
+    def __init__(self, problem, patience, from_start, keep):
         super().__init__()
-        self.problem, self.patience, self.from_start = problem, patience, from_start
+        self.problem, self.patience, self.from_start, self.keep = problem, patience, from_start, keep
         self.loss, self.epoch, self.weights = float("inf"), None, None
+        self.losses, self.kept = [], []
 
     def on_train_begin(self, logs=None):
         if self.from_start:
@@ -141,5 +151,8 @@ class BestEpoch(keras.callbacks.Callback):
     def _judge(self, epoch):
         predictions = self.problem.predict(self.model, "validation")
         loss = self.problem.scores(predictions, "validation")["summed_loss"]
+        self.losses.append(loss)
+        if self.keep:
+            self.kept.append(self.model.get_weights())
         if self.epoch is None or loss < self.loss:
             self.loss, self.epoch, self.weights = loss, epoch, self.model.get_weights()

@@ -15,6 +15,7 @@ from mtl_layers.sharing.static_route import StaticRoute
 
 MAX_SUBNETWORKS = 8
 MAX_LAYERS = 4
+MAX_DRAWS = 100  # for each candidate that is new
 
 
 @register
@@ -250,10 +251,11 @@ class RouteSupernet(keras.layers.Layer):
         return self.route_of(np.argmax(self.alpha.numpy(), axis=-1))
 
     def candidates(self, count, seed=0):
-        """Up to `count` routes worth training anew: which of them to keep, validation decides.
+        """`count` routes worth training anew: which of them to keep, validation decides.
 
         `"derived"`, the most likely one; `"full"`, all values everywhere; `"unshared"`, if there are as many
-        sub-networks as tasks; and `"drawn 0"` and so on from the probabilities of the routes. None comes twice.
+        sub-networks as tasks; and `"drawn 0"` and so on from the probabilities of the routes. None comes twice: what
+        is there already is drawn again, and there are fewer where the search is all but certain.
 
         Args:
             count: Number of routes, at least 1.
@@ -263,15 +265,23 @@ class RouteSupernet(keras.layers.Layer):
             Dict from name to `Route`.
         """
         check_positive("count", count)
-        routes = {"derived": self.derive(), "full": self.route_of([0] * self.num_blocks)}
+        given = {"derived": self.derive(), "full": self.route_of([0] * self.num_blocks)}
         if self.num_subnetworks >= self.num_tasks:
-            routes["unshared"] = Route.no_sharing(*self.space.shape)
+            given["unshared"] = Route.no_sharing(*self.space.shape)
+        routes = {}
+        for name, route in list(given.items())[:count]:
+            if route not in routes.values():
+                routes[name] = route
         policy = probabilities_of(self.alpha.numpy().astype("float64"))
-        random = np.random.default_rng(seed)
-        for number in range(count - len(routes)):
-            routes[f"drawn {number}"] = self.route_of([random.choice(len(block), p=block) for block in policy])
-        first = {route: name for name, route in reversed(routes.items())}
-        return {name: route for name, route in list(routes.items())[:count] if first[route] == name}
+        random, drawn = np.random.default_rng(seed), 0
+        for _ in range(MAX_DRAWS * (count - len(routes))):
+            route = self.route_of([random.choice(len(block), p=block) for block in policy])
+            if route not in routes.values():
+                routes[f"drawn {drawn}"] = route
+                drawn += 1
+            if len(routes) == count:
+                break
+        return routes
 
     def route_of(self, numbers):
         """The `Route` with the given route number in each block."""
