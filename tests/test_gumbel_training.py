@@ -187,6 +187,18 @@ def test_configs_of_layers_with_parts_survive_after_they_are_built(rng):
 DENSE = {"num_tasks": 2, "num_components": 3}
 
 
+def test_arguments_of_dense_components_are_refused_beside_components():
+    components = [keras.layers.Dense(3)]
+    with pytest.raises(
+        ValueError,
+        match=r"`components` must come without arguments of dense components, .*; "
+        r"received: dropout=0.5, kernel_regularizer=\{.*L2.*\}, hidden_units=\[8\]",
+    ):
+        mtl.GumbelMatrix(2, components=components, dropout=0.5, kernel_regularizer="l2", hidden_units=(8,))
+    again = mtl.GumbelMatrix.from_config(mtl.GumbelMatrix(2, components=components).get_config())
+    assert len(again.components[0]) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

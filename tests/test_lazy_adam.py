@@ -92,10 +92,20 @@ def test_in_its_first_step_and_for_dense_gradients_it_is_adam(rng):
 def test_clipping_sees_the_gradients(rng):
     start = np.zeros((ROWS, WIDTH), "float32")
     for clipping in ({"clipnorm": 0.5}, {"clipvalue": 0.1}, {"global_clipnorm": 0.5}):
-        table, optimizer = variable(start), mtl.LazyAdam(0.1, epsilon=1.0, **clipping)
-        optimizer.apply_gradients([(sparse([2, 5], np.full((2, WIDTH), 4.0, "float32")), table)])
-        size = 0.1 if "clipvalue" in clipping else 0.5 / np.sqrt(2 * WIDTH)
-        expected = lazily(start.astype("float64"), [([2, 5], np.full((2, WIDTH), size))], 0.1, epsilon=1.0)[0]
+        table, beside, optimizer = (
+            variable(start),
+            variable(start[0]),
+            mtl.LazyAdam(0.1, beta_2=0.9, epsilon=1.0, **clipping),
+        )
+        optimizer.build([table, beside])
+        sparsely = [([2, 5], np.full((2, WIDTH), 4.0, "float32")), ([5, 1], np.full((2, WIDTH), -8.0, "float32"))]
+        dense = [np.full(WIDTH, 3.0, "float32")] * 2
+        clipped = []
+        for (rows, values), other in zip(sparsely, dense, strict=True):
+            optimizer.apply_gradients([(sparse(rows, values), table), (other, beside)])
+            of_all = np.sqrt((values**2).sum() + (other**2).sum() * ("global_clipnorm" in clipping))
+            clipped.append((rows, np.clip(values, -0.1, 0.1) if "clipvalue" in clipping else values * 0.5 / of_all))
+        expected = lazily(start.astype("float64"), clipped, 0.1, b2=0.9, epsilon=1.0)[0]
         np.testing.assert_allclose(array(table), expected, rtol=1e-5)
 
 

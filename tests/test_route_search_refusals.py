@@ -96,6 +96,14 @@ def without(task):
         ({"validation_data": []}, "`validation_data` must have at least one batch; received: none"),
         ({"validation_data": without("a")}, r"`validation_data` must have labels of every task; missing: \['a'\]"),
         ({"validation_data": without("a"), "reward": "loss"}, r"labels of every task; missing: \['a'\]"),
+        (
+            {"validation_data": [(*real_data(8), {"b": np.ones(8, "float32")})], "reward": "loss"},
+            "`validation_data` must have weights of every task with a loss, if they are a dict; missing: 'a'",
+        ),
+        (
+            {"validation_data": [(*real_data(8), {"b": np.ones(8, "float32")})]},
+            "`validation_data` must have weights of every task with a loss, if they are a dict; missing: 'a'",
+        ),
         ({"validation_data": [(real_data(8)[0], np.ones(8))]}, "must have labels as a dict of tasks; received: "),
         (
             {"validation_data": [1]},
@@ -250,6 +258,36 @@ def test_a_second_search_has_the_optimizer_of_the_first(tmp_path):
                 search(one, real_data(16), 8, batches, optimizer=other)
 
 
+def test_one_callback_searches_models_of_different_optimizers():
+    search_of_both = mtl.RouteSearch([real_data(8)])
+    for optimizer in (adam(), keras.optimizers.SGD(0.5)):
+        model, supernet = real_model(adam(), SMALL)
+        search(model, real_data(16), 8, [real_data(8)], optimizer=optimizer)
+        search_of_both.run(model, 1, verbose=0)
+        assert type(supernet.search_optimizer) is type(optimizer)
+
+
+def test_weights_of_a_search_are_loaded_with_its_optimizer_or_the_search_is_refused(tmp_path):
+    path, batches = str(tmp_path / "search.weights.h5"), [real_data(8)]
+    model, supernet = real_model(adam(), SMALL)
+    mtl.RouteSearch(batches).run(model, 5, verbose=0)
+    model.save_weights(path)
+    mtl.RouteSearch(batches).run(model, 5, verbose=0)
+
+    (late, _), (early, resumed) = (real_model(adam(), SMALL) for _ in range(2))
+    late.load_weights(path)
+    with pytest.raises(
+        ValueError,
+        match=r"must have the optimizer of its search before it loads the weights .*: call `search.set_model\(model\)` "
+        r"before `model.load_weights`; received: weights after 5 steps of a search",
+    ):
+        mtl.RouteSearch(batches).run(late, 5, verbose=0)
+    mtl.RouteSearch(batches).set_model(early)
+    early.load_weights(path)
+    mtl.RouteSearch(batches).run(early, 5, verbose=0)
+    np.testing.assert_array_equal(array(resumed.alpha), array(supernet.alpha))
+
+
 @pytest.mark.parametrize("count", [0, 2])
 def test_a_model_must_have_one_supernet(count):
     inputs = hidden = keras.Input((4,))
@@ -277,6 +315,13 @@ def test_several_steps_per_execution_are_refused():
     model.compile("sgd", dict.fromkeys(("a", "b"), "binary_crossentropy"), steps_per_execution=2)
     with pytest.raises(ValueError, match=r"`steps_per_execution` must be 1 .* received: steps_per_execution=2"):
         search(model, real_data(16), 8, [real_data(8)])
+
+
+def test_a_search_needs_a_compiled_model():
+    model, _ = real_model(adam(), SMALL)
+    model = keras.Model(model.input, model.output)
+    with pytest.raises(ValueError, match=r"`model` must have 1 to 2 outputs with a loss, .*; received: \[\]"):
+        mtl.RouteSearch([real_data(8)]).run(model, 1)
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,21 @@ def test_candidates_are_drawn_with_the_probabilities_of_the_routes(rng):
     assert len(layer.candidates(5)) == 4  # the others are all but impossible
 
 
+def test_candidates_differ_in_more_than_unused_subnetworks(rng):
+    layer = made((1, 2, 2, "root", "gate"), rng)  # blocks of the upper sub-networks 0 and 1, and of the task
+    alpha = np.zeros((3, 3))
+    alpha[2, 1] = 1e3  # the task reads 0 and nothing else, so that the block of 1 is of no account
+    layer.alpha.assign(alpha)
+    found = layer.candidates(8)
+    assert {route.blocks[0].values for route in found.values() if route.blocks[2].values == (0,)} == {
+        (0, 1),
+        (0,),
+        (1,),
+    }
+    assert len(found) == 3 + 1  # and the full one
+    assert len({route.without_unused() for route in found.values()}) == 4
+
+
 @pytest.mark.parametrize(("query", "queries"), [("previous", 8), ("root", 1)])
 def test_the_number_of_gate_parameters_is_blocks_times_queries_times_all_subsets(query, queries):
     layer = mtl.RouteSupernet(2, 4, 8, 2, query)
@@ -181,7 +196,7 @@ def test_training_takes_the_sampled_route_and_all_else_the_most_likely(rng, x):
     np.testing.assert_allclose(numbers(layer, x, training=True), outputs[sampled], atol=1e-6)
     np.testing.assert_allclose(numbers(layer, x), outputs[likely], atol=1e-6)
     np.testing.assert_allclose(ops.convert_to_numpy(layer(x)), outputs[likely], atol=1e-6)
-    with layer.at_route(ops.convert_to_tensor(layer.numbers_of(sampled))):
+    with layer._at_route(ops.convert_to_tensor(layer.numbers_of(sampled))):
         np.testing.assert_allclose(numbers(layer, x), outputs[sampled], atol=1e-6)
     np.testing.assert_allclose(numbers(layer, x), outputs[likely], atol=1e-6)
 

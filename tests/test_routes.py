@@ -233,3 +233,14 @@ def test_layer_blocks_are_those_before_a_layer_or_the_towers():
     one = mtl.Route.no_sharing(2, 3, 2)
     assert one.layer_blocks(2) == one.blocks[:2] and one.layer_blocks(3) == one.blocks[2:4]
     assert one.layer_blocks(4) == one.blocks[4:]
+
+
+def test_routes_that_differ_in_unused_sub_networks_alone_are_one_without_them():
+    # Task 0 reads 1, task 1 reads 1 and 2 and asks 0: sub-network 3 of the upper layer is unused.
+    towers = (((1,), None), ((1, 2), 0))
+    one, other = (mtl.Route(2, 2, 4, [TWO, TWO, ((3,), None), block, *towers]) for block in (TWO, ((1, 2, 3), 3)))
+    assert one != other and one.without_unused() == other.without_unused()
+    assert one.without_unused().blocks == (*one.blocks[:3], Block((0,)), *one.blocks[4:])
+    used = mtl.Route(2, 2, 4, [((0, 1), 1), *one.blocks[1:]])  # block 0 is asked, and so used
+    assert used.without_unused() != one.without_unused()
+    assert one.without_unused().reached() == one.reached()

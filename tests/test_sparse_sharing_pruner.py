@@ -246,6 +246,12 @@ def another_layer():
     return keras.Model(inputs, mtl.Towers({"buy": (), "like": ()})(mtl.SharedBottom(2, UNITS)(inputs)))
 
 
+def chained():
+    inputs = keras.Input((DIM,))
+    hidden = mtl.SparseSharing(2, UNITS)(inputs)
+    return keras.Model(inputs, mtl.AITM({"buy": (3,), "like": (3,)}, chain=["like", "buy"], name="towers")(hidden))
+
+
 class Subclassed(keras.Model):
     def __init__(self):
         super().__init__()
@@ -258,6 +264,11 @@ class Subclassed(keras.Model):
         (between, "`model` must have 'towers' directly on 'sparse_sharing.*'; received: something between"),
         (two_layers, "`model` must be a functional model with one SparseSharing and one Towers; received: 2 and 1 of"),
         (another_layer, "received: 0 and 1 of them in"),
+        (
+            chained,
+            "`model` must have towers that each read their own task alone, .*; received: 'towers', a AITM, whose 'buy' "
+            "reads other tasks",
+        ),
         (Subclassed, "`model` must be a functional model with one SparseSharing"),
         (lambda: "model", "received: 0 and 0 of them in 'model'"),
     ],

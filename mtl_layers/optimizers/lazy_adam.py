@@ -43,6 +43,11 @@ class LazyAdam(keras.optimizers.Adam):
             raise ValueError(f"LazyAdam must run on the TensorFlow backend; received: backend={BACKEND!r}")
         super().__init__(*args, **kwargs)
 
+    def _clip_gradients(self, grads):
+        if self.clipnorm or not self.global_clipnorm:
+            return super()._clip_gradients(grads)
+        return tf.clip_by_global_norm(grads, self.global_clipnorm)[0]  # Keras 3's own makes whole tables of them
+
     def update_step(self, gradient, variable, *learning_rate):
         if not isinstance(gradient, tf.IndexedSlices):
             super().update_step(gradient, variable, *learning_rate)

@@ -10,7 +10,8 @@ def reinforce_function(model, supernet, optimizer, reward, baseline_decay):
     `routes` `[routes, blocks]` are scored on the batch, each less its entry of `costs` `[routes]`; `credit`
     `[routes, blocks, tasks]` says which tasks' rewards a block answers for. `reward` is a `reward_function`. The
     function returns the rewards `[routes, tasks + 1]` (minus the costs come last, NaN is a task without a reward),
-    `alpha` and the baseline after the step, as NumPy arrays. An infinite reward moves nothing.
+    `alpha` and the baseline after the step, as NumPy arrays. An infinite reward gives no gradient and leaves the
+    baseline as it is.
     """
     scores = _jax_scores(model, supernet, reward) if BACKEND == "jax" else _scores(model, supernet, reward)
     apply = _apply_function(model, optimizer, supernet.alpha)
@@ -60,7 +61,7 @@ def _scores(model, supernet, reward):
     def scores(inputs, labels, weights, routes):
         found = []
         for number in range(routes.shape[0]):
-            with supernet.at_route(routes[number]):
+            with supernet._at_route(routes[number]):
                 predictions = model(inputs, training=False)
             found.append(reward(labels, predictions, weights))
         return ops.stack(found)
@@ -75,7 +76,7 @@ def _jax_scores(model, supernet, reward):
     def stateless(trainable, others, inputs, labels, weights, routes):
         found = []
         for route in routes:
-            with supernet.at_route(route):
+            with supernet._at_route(route):
                 predictions, _ = model.stateless_call(trainable, others, inputs, training=False)
             found.append(reward(labels, predictions, weights))
         return ops.stack(found)

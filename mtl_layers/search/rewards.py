@@ -80,7 +80,8 @@ def losses_by_task(model, labels, predictions):
         )
     if not isinstance(labels, dict):
         raise ValueError(f"`validation_data` must have labels as a dict of tasks; received: {type(labels).__name__}")
-    losses = model.loss if isinstance(model.loss, dict) else dict.fromkeys(predictions, model.loss)
+    given = getattr(model, "loss", None)  # Keras 2 has none before it is compiled
+    losses = given if isinstance(given, dict) else dict.fromkeys(predictions, given)
     names = [name for name in predictions if losses.get(name) is not None]
     missing = [name for name in names if name not in labels]
     if missing:
@@ -89,4 +90,8 @@ def losses_by_task(model, labels, predictions):
 
 
 def _of_task(weights, task):
+    if isinstance(weights, dict) and task not in weights:
+        raise ValueError(
+            f"`validation_data` must have weights of every task with a loss, if they are a dict; missing: {task!r}"
+        )
     return weights[task] if isinstance(weights, dict) else weights

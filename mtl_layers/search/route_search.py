@@ -29,7 +29,8 @@ class RouteSearch(keras.callbacks.Callback):
     and is saved with the model; sampling depends on `seed` and the step alone, so a search that was killed and resumed
     gives the same route. Validation and `predict` use the most likely route at all times. At the end of each epoch it
     is put in force for training, too: list the search before ModelCheckpoint and EarlyStopping, or the weights that
-    they keep have the route sampled last, which a later `fit` without a search would train.
+    they keep have the route sampled last, which a later `fit` without a search would train; so has a model whose `fit`
+    was interrupted. Where `load_weights` is to bring back a search, call `set_model` before it.
 
     A reward compares routes by the weights of that step. Where a model over-fits before the search has ended, those are
     the wrong ones: train with `start_step=None` to the best epoch, and search then with `run`.
@@ -48,7 +49,7 @@ class RouteSearch(keras.callbacks.Callback):
         routes_per_step: Routes scored on each validation batch. From 2 on, the baseline of each is the mean reward of
             the others. Defaults to `1`.
         start_step: Training step from which on `alpha` moves; `None`: not in `fit`, only in `run`. Defaults to `0`.
-        subnetwork_cost: Reward taken off for each value that a block selects. Defaults to `0.0`.
+        subnetwork_cost: Reward taken off for each value of a block that some task reaches. Defaults to `0.0`.
         per_task_credit: Whether a block is moved by the rewards of those tasks alone whose predictions depend on it.
             The expected step is the same and its noise less. Not for a callable reward. Defaults to `False`.
 
@@ -127,7 +128,6 @@ class RouteSearch(keras.callbacks.Callback):
                     "`optimizer` must be left out, or be that of the first search, which the supernet keeps with its "
                     f"state; received: {given.get_config()}, and the supernet has {own.get_config()}"
                 )
-            self.optimizer = own
 
     def run(self, model, steps, verbose=1):
         """Searches with the weights as they are: each step scores routes and moves `alpha`, and trains nothing.
@@ -175,7 +175,9 @@ class RouteSearch(keras.callbacks.Callback):
         if not callable(self.reward):
             self._check_tasks(first)
         reward = reward_function(self.model, self.reward)
-        self._reinforce = reinforce_function(self.model, self.supernet, self.optimizer, reward, self.baseline_decay)
+        self._reinforce = reinforce_function(
+            self.model, self.supernet, self.supernet.search_optimizer, reward, self.baseline_decay
+        )
         self._batches = None
 
     def _check_tasks(self, batch):
@@ -208,7 +210,7 @@ class RouteSearch(keras.callbacks.Callback):
 
     def _check_steps_per_execution(self):
         steps = getattr(self.model, "steps_per_execution", None) or getattr(self.model, "_steps_per_execution", 1)
-        steps = int(steps.numpy() if hasattr(steps, "numpy") else steps)  # a variable in Keras 2
+        steps = int(steps.numpy() if hasattr(steps, "numpy") else steps or 1)  # a variable in Keras 2, once compiled
         steps = "auto" if getattr(self.model, "autotune_steps_per_execution", False) else steps
         if steps != 1:
             raise ValueError(

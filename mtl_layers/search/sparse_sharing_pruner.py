@@ -44,7 +44,7 @@ class SparseSharingPruner:
 
     Raises:
         ValueError: If an argument is out of range, the model has not exactly one `SparseSharing` with `Towers` on top,
-            or `train` returns no finite number.
+            a tower reads other tasks (as those of `AITM` do), or `train` returns no finite number.
 
     Example:
         >>> inputs = keras.Input((6,))
@@ -153,6 +153,12 @@ def _layers(model):
     (sharing,), (towers,) = found
     if towers.input is not sharing.output:
         raise ValueError(f"`model` must have {towers.name!r} directly on {sharing.name!r}; received: something between")
+    for index, name in enumerate(towers.task_names):
+        if towers.reads([index]) != (index,):
+            raise ValueError(
+                f"`model` must have towers that each read their own task alone, so that it can be trained on its own; "
+                f"received: {towers.name!r}, a {type(towers).__name__}, whose {name!r} reads other tasks"
+            )
     return sharing, towers
 
 

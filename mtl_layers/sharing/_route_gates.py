@@ -33,35 +33,39 @@ class RouteGates(keras.layers.Layer):
     def select(self, routes):
         """What the blocks have in these routes, a tensor `[blocks]`: gathered once for all layers.
 
-        Returns `member` `[blocks, subnetworks]`, 1 where a block has a value, and, if there are gates, which value each
-        block asks, one-hot `[blocks, subnetworks]`, and the gates' kernels `[blocks, subnetworks, units]`.
+        Returns a `[blocks, subnetworks]` that is added to scores, 0 for a value of a block and `UNREAD` for another;
+        without gates these are the weights. And the gates' kernels, `[blocks * subnetworks, inputs]`, or None: a block
+        that asks one of several values has its gate in the places of that value, and zeros in those of the others.
         """
-        queries = self.space.num_queries
-        subset_of, query_of = np.divmod(np.arange(self.space.num_routes, dtype="int32"), queries)
-        member = gather_rows(self.space.member[subset_of], routes)
+        subset_of, query_of = np.divmod(np.arange(self.space.num_routes, dtype="int32"), self.space.num_queries)
+        member = self.space.member[subset_of]
         if self.kernel is None:
-            return member, None, None
-        size = len(self.space.row_sizes)
-        block = np.arange(self.space.num_blocks, dtype="int32")[:, None] * (queries * size)
-        rows = block + gather_rows(query_of[:, None] * size + self.space.row[subset_of], routes)
-        kernel = ops.cast(gather_rows(self.kernel, rows), self.compute_dtype)
-        asked = np.eye(self.space.member.shape[1], dtype="float32")[query_of]
-        return member, ops.cast(gather_rows(asked, routes), kernel.dtype), kernel
+            return gather_rows(member / member.sum(axis=-1, keepdims=True), routes), None
+        blocks, size, units = self.space.num_blocks, len(self.space.row_sizes), self.kernel.shape[-1]
+        first = np.arange(blocks, dtype="int32")[:, None] * (self.space.num_queries * size)
+        rows = first + gather_rows(query_of[:, None] * size + self.space.row[subset_of], routes)
+        kernel = ops.cast(gather_rows(self.kernel, rows), self.compute_dtype)  # [blocks, subnetworks, units]
+        if self.searches_queries:
+            asked = np.eye(member.shape[1], dtype="float32")[query_of]
+            asked = ops.cast(gather_rows(asked, routes), kernel.dtype)
+            kernel = ops.reshape(asked, (blocks, 1, -1, 1)) * ops.expand_dims(kernel, 2)
+            units *= member.shape[1]
+        bias = np.where(member > 0, 0.0, UNREAD).astype("float32")
+        return gather_rows(bias, routes), ops.reshape(kernel, (-1, units))
 
     def call(self, inputs, selected, start, stop):
         """Weights `[batch, blocks, subnetworks]` of the blocks from `start` to before `stop`, as `selected`.
 
         `inputs` are what they may ask: the root feature `[batch, units]`, or all values `[batch, subnetworks, units]`.
         """
-        member, asked, kernel = (found if found is None else found[start:stop] for found in selected)
+        each, kernel = selected
+        each = each[start:stop]
         if kernel is None:
-            weights = member / ops.sum(member, axis=-1, keepdims=True)
-            return ops.broadcast_to(weights, (ops.shape(inputs)[0], *member.shape))
-        if self.searches_queries:
-            # Each block's gate stands in the columns of the value it asks and zeros in those of the others.
-            kernel = ops.expand_dims(ops.expand_dims(asked, 1), 3) * ops.expand_dims(kernel, 2)
-            inputs = ops.reshape(inputs, (-1, inputs.shape[1] * inputs.shape[2]))
+            return ops.broadcast_to(each, (ops.shape(inputs)[0], *each.shape))
+        count = each.shape[1]
+        kernel = kernel[start * count : stop * count]
         # One matmul for all blocks: [batch, blocks * subnetworks].
-        scores = ops.matmul(inputs, ops.transpose(ops.reshape(kernel, (-1, inputs.shape[-1]))))
-        scores = ops.cast(ops.reshape(scores, (-1, *member.shape)), "float32")
-        return ops.softmax(ops.where(member > 0, scores, UNREAD), axis=-1)
+        scores = ops.matmul(ops.reshape(inputs, (-1, kernel.shape[1])), ops.transpose(kernel))
+        # Both are in the precision of the layer: Keras casts what a layer is called with.
+        scores, each = (ops.cast(tensor, "float32") for tensor in (ops.reshape(scores, (-1, *each.shape)), each))
+        return ops.softmax(scores + each, axis=-1)

@@ -32,9 +32,10 @@ class GumbelMatrix(ExpertArguments, ComponentLevels):
         num_tasks: Number of tasks, at least 1.
         num_components: Number of dense components, with an entry for each level; a number stands for one level.
         hidden_units: Units of the layers of a dense component: a tuple, or one for each level. Defaults to `(64,)`.
-        components: In place of the two above any Keras layers (identity and pooling included): for each level a list of
-            layers whose outputs have one shape; a list of layers stands for one level. Convolutions that differ in
-            their weights alone run as one. Defaults to `None`.
+        components: In place of the two above, and of what says how dense components are made, any Keras layers
+            (identity and pooling included): for each level a list of layers whose outputs have one shape; a list of
+            layers stands for one level. Convolutions that differ in their weights alone run as one. Defaults to
+            `None`.
         after: Keras layers to apply to each task's average, such as pooling, a normalisation or `Flatten`: a list with
             a layer or `None` for each level; a layer stands for one level. Defaults to `None`.
         p_init: Probability that a task uses a component, at the start; above 0 and below 1. 0.5 says least, deep
@@ -42,7 +43,8 @@ class GumbelMatrix(ExpertArguments, ComponentLevels):
         temperature: Of the softmax that gives the gradient: a number, or a Keras schedule, called on the number of
             training batches so far. Defaults to `None`, `max(0.5, 50 / sqrt(batches + 1))`.
         logit_speed: The learning rate of the logits of p, as a multiple of the optimizer's; whatever the optimizer.
-            Defaults to `None`: `num_tasks`, as in the paper, where a batch has the samples of one task.
+            Defaults to `None`: `num_tasks`, the factor of the paper, where a batch has the samples of one task. (There
+            p has two logits that move apart, and so moves twice as fast under Adam: `2 * num_tasks` here.)
         budget: Share of the components of all levels that tasks may use on average without a penalty, in [0, 1].
             Defaults to `None`, no budget.
         budget_weight: The penalty is `budget_weight * max(0, mean of all p - budget)`. Defaults to `1.0`.
@@ -114,6 +116,8 @@ class GumbelMatrix(ExpertArguments, ComponentLevels):
             )
         self.num_components = num_components
         self.hidden_units = hidden_units
+        if components is not None:
+            self._refuse_dense_arguments()
         self.p_init = _number("p_init", p_init, "above 0 and below 1", lambda p: 0 < p < 1)
         self.temperature = temperature
         if temperature is not None and not isinstance(temperature, keras.optimizers.schedules.LearningRateSchedule):
@@ -127,6 +131,17 @@ class GumbelMatrix(ExpertArguments, ComponentLevels):
         self.allow_empty = allow_empty
         self.seed = seed if seed is None else check_positive("seed", seed, minimum=0, maximum=2**31 - 1)
         self._make_levels(components, after)
+
+    def _refuse_dense_arguments(self):
+        """Arguments of dense components say nothing about components that are given."""
+        defaults = {**ExpertArguments().expert_config(), "hidden_units": [64]}
+        units = self.hidden_units
+        given = {**self.expert_config(), "hidden_units": list(units) if isinstance(units, list | tuple) else units}
+        if odd := [name for name, value in given.items() if value != defaults[name]]:
+            raise ValueError(
+                "`components` must come without arguments of dense components, which it does not have: give them to "
+                f"the layers in it; received: {', '.join(f'{name}={given[name]!r}' for name in odd)}"
+            )
 
     def _make_levels(self, components, after):
         if components is None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 
 from mtl_layers._checks import check_indexes, check_positive
@@ -142,6 +142,16 @@ class Route:
                 below = self.layer_blocks(layer)
                 wanted = [below[subnetwork] for subnetwork in layers[-1]]
         return tuple(reversed(layers))
+
+    def without_unused(self):
+        """The route with the same choice, value 0, in all blocks that no task reaches: equal where networks are."""
+        reached = [*self.reached()[1:], range(self.num_tasks)]
+        blocks = [
+            block if own in reached[layer] else Block((0,))
+            for layer in range(self.num_layers)
+            for own, block in enumerate(self.layer_blocks(layer + 2))
+        ]
+        return replace(self, blocks=tuple(blocks))
 
     def name_of(self, number):
         """What the block stands before: "layer 2, sub-network 0" or "task 1"."""

@@ -1,6 +1,7 @@
 """All routes through layers of sub-networks at once: the search space of MTNAS as an ordinary layer."""
 
 from contextlib import contextmanager
+from itertools import chain
 
 import numpy as np
 
@@ -52,8 +53,8 @@ class RouteSupernet(keras.layers.Layer):
         input_layer: Whether a dense layer that all routes share stands before everything, as in the paper. Without it
             the sub-networks of the first layer read the input, and routes can be truly separate. Defaults to `True`.
         dropout: Rate of dropout after every layer, in [0, 1). Defaults to `0.0`.
-        kernel_initializer: Initializer of each sub-network's kernel. Defaults to `"glorot_uniform"`.
-        kernel_regularizer: Regularizer of the sub-networks' kernels. Defaults to `None`.
+        kernel_initializer: Initializer of each kernel of these layers. Defaults to `"glorot_uniform"`.
+        kernel_regularizer: Regularizer of these kernels. Defaults to `None`.
         search_optimizer: The optimizer of `alpha`; `mtl.RouteSearch` sets it. Defaults to `None`.
 
     Input shape: `[batch, dim]`.
@@ -166,6 +167,12 @@ class RouteSupernet(keras.layers.Layer):
     def hold_search_optimizer(self, optimizer):
         """Keeps the optimizer of `alpha`, whose state is then saved with the layer; returns the one that is kept."""
         if self.search_optimizer is None:
+            if self.built and int(ops.convert_to_numpy(self.search_step)):
+                raise ValueError(
+                    f"`{self.name}` must have the optimizer of its search before it loads the weights of one, or the "
+                    "optimizer's state is lost: call `search.set_model(model)` before `model.load_weights`; "
+                    f"received: weights after {int(ops.convert_to_numpy(self.search_step))} steps of a search"
+                )
             self.search_optimizer = optimizer
             if self.built:
                 optimizer.build([self.alpha])
@@ -232,7 +239,7 @@ class RouteSupernet(keras.layers.Layer):
     # ------------------------------------------------------------------------------------------------------- routes
 
     @contextmanager
-    def at_route(self, numbers):
+    def _at_route(self, numbers):
         """In this context a call takes the route with these numbers, a tensor `[blocks]`, and no other."""
         self._given_route = numbers
         try:
@@ -255,7 +262,8 @@ class RouteSupernet(keras.layers.Layer):
 
         `"derived"`, the most likely one; `"full"`, all values everywhere; `"unshared"`, if there are as many
         sub-networks as tasks; and `"drawn 0"` and so on from the probabilities of the routes. None comes twice: what
-        is there already is drawn again, and there are fewer where the search is all but certain.
+        is there already is drawn again, and so is what differs in unused sub-networks alone; there are fewer where
+        the search is all but certain.
 
         Args:
             count: Number of routes, at least 1.
@@ -268,17 +276,15 @@ class RouteSupernet(keras.layers.Layer):
         given = {"derived": self.derive(), "full": self.route_of([0] * self.num_blocks)}
         if self.num_subnetworks >= self.num_tasks:
             given["unshared"] = Route.no_sharing(*self.space.shape)
-        routes = {}
-        for name, route in list(given.items())[:count]:
-            if route not in routes.values():
-                routes[name] = route
         policy = probabilities_of(self.alpha.numpy().astype("float64"))
-        random, drawn = np.random.default_rng(seed), 0
-        for _ in range(MAX_DRAWS * (count - len(routes))):
-            route = self.route_of([random.choice(len(block), p=block) for block in policy])
-            if route not in routes.values():
-                routes[f"drawn {drawn}"] = route
-                drawn += 1
+        random = np.random.default_rng(seed)
+        draws = ([random.choice(len(block), p=block) for block in policy] for _ in range(MAX_DRAWS * count))
+        routes, networks = {}, set()
+        for name, route in chain(given.items(), ((None, self.route_of(draw)) for draw in draws)):
+            network = route.without_unused()
+            if network not in networks:
+                networks.add(network)
+                routes[name or f"drawn {len(routes.keys() - given)}"] = route
             if len(routes) == count:
                 break
         return routes
