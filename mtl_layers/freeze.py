@@ -1,5 +1,8 @@
 """A trained model with its routes fixed and everything gone that the wanted tasks do not need."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 from mtl_layers._keras import keras
 from mtl_layers.freeze_report import FreezeReport, FrozenLayer
 from mtl_layers.towers import Towers
@@ -26,19 +29,20 @@ def freeze(model, tasks=None):
         prints as a table; it is not saved with the model.
 
     Raises:
-        ValueError: If a task is unknown, or the outputs cannot be traced to a `Towers` layer and that to a sharing
-            layer. A model without `Towers` can be exported, but not frozen.
+        ValueError: If a task is unknown, the model's class has a `call` of its own, or the outputs cannot be traced to
+            a `Towers` layer and that to a sharing layer. A model without `Towers` can be exported, but not frozen.
 
     Example:
         >>> only_click = mtl.freeze(model, tasks=["click"])
         >>> list(only_click.predict(rows, verbose=0))
         ['click']
     """
-    towers, between, sharing = trace(model)
+    traced = trace(model)
+    towers, sharing = traced.towers, traced.sharing
     if isinstance(tasks, str):
         raise ValueError(f"`tasks` must be a list of names, such as [{tasks!r}]; received: tasks={tasks!r}")
     known = tuple(name for name in towers.output_names if name in model.output)
-    names = known if tasks is None else tuple(tasks)
+    names = known if tasks is None else tuple(tasks if isinstance(tasks, Iterable) else ())
     if not names or len(set(names)) != len(names) or not set(names) <= set(known):
         raise ValueError(f"`tasks` must be distinct names among {list(known)}; received: tasks={tasks!r}")
     wanted = tuple(towers.output_names.index(name) for name in names)
@@ -46,62 +50,96 @@ def freeze(model, tasks=None):
     for source, made in ((sharing, frozen_sharing), (towers, frozen_towers)):
         if not source.trainable:
             made.trainable = False
-    values = frozen_sharing(sharing.input)
-    outputs = frozen_towers(TaskWise(between)(values) if between else values)
+    values = frozen_sharing(traced.sharing_reads)
+    outputs = frozen_towers(TaskWise(traced.between)(values) if traced.between else values)
     frozen = keras.Model(model.input, outputs, name=f"{model.name}_frozen")
-    layers = FrozenLayer(sharing, frozen_sharing), FrozenLayer(towers, frozen_towers)
+    layers = (
+        FrozenLayer(sharing, frozen_sharing, traced.sharing_reads),
+        FrozenLayer(towers, frozen_towers, traced.towers_read),
+    )
     # Not of the model, which may hold what no layer does: the state of a balancing.
     others = sum(layer.count_params() for layer in model.layers if layer is not sharing and layer is not towers)
     frozen.freeze_report = FreezeReport(layers, others)
     return frozen
 
 
-def trace(model):
-    """The model's `Towers`, the layers under it that treat all tasks alike, the sharing layer under those.
+@dataclass(frozen=True)
+class Traced:
+    """The `Towers` of a model, the layers under it that treat all tasks alike, and the sharing layer under those.
 
-    A model that cannot be traced is refused.
+    `towers_read` and `sharing_reads` are the symbolic tensors, one or a list, that they read in this model.
     """
+
+    towers: Towers
+    towers_read: object
+    between: list
+    sharing: keras.layers.Layer
+    sharing_reads: object
+
+
+def trace(model):
+    """Follows a model from its outputs down to its sharing layer; one that cannot be traced is refused."""
     refusal = "`model` must be a functional model whose outputs are those of one mtl.Towers on a sharing layer"
     if not isinstance(model, keras.Model) or not isinstance(getattr(model, "output", None), dict):
         raise ValueError(f"{refusal}; received: {model!r}, whose outputs are not a dict")
+    refuse_own_call(model)
     all_towers = [layer for layer in model.layers if isinstance(layer, Towers)]
     if len(all_towers) != 1:
         raise ValueError(f"{refusal}; received: a model with {len(all_towers)} Towers layers")
     towers = all_towers[0]
-    # Keras 3 hands out a layer's dict of outputs as a list in the order of sorted keys, or bare if there is one.
-    made = towers.output
-    made = [made[name] for name in sorted(made)] if isinstance(made, dict) else _listed(made)
-    named = dict(zip(sorted(towers.output_names), map(id, made), strict=True))
-    if any(named.get(name) != id(tensor) for name, tensor in model.output.items()):
+    # A layer hands out the entries of a dict in the order of sorted keys.
+    names = dict(enumerate(sorted(towers.output_names)))
+    makers = {name: tensor._keras_history for name, tensor in model.output.items()}
+    nodes = {number for _, number, _ in makers.values()}
+    if len(nodes) > 1 or any(layer is not towers or names[place] != name for name, (layer, _, place) in makers.items()):
         raise ValueError(
             f"{refusal}; received: outputs {list(model.output)} that are not exactly those of {towers.name!r}. "
             "What comes after the towers would vanish: freeze the model without it and apply it to the result"
         )
-    between, read = [], towers.input
+    read = towers_read = _inputs(towers, *nodes)
+    between = []
     while True:
-        layer = _maker(model, read)
+        layer, number = _maker(read)
         if layer is None:
             raise ValueError(f"{refusal}; received: {towers.name!r} reads what no layer of the model alone has made")
+        read = _inputs(layer, number)
         if hasattr(layer, "freeze"):
-            return towers, between, layer
+            return Traced(towers, towers_read, between, layer, read)
         if not isinstance(layer, TaskWise) and not treats_tasks_alike(layer):
             raise ValueError(
                 f"{refusal}; received: {layer.name!r}, a {type(layer).__name__}, under {towers.name!r}. Between the "
                 f"two may stand what treats all tasks alike: {', '.join(KINDS)}, along the last axis"
             )
         between = (layer.layers if isinstance(layer, TaskWise) else [layer]) + between
-        read = layer.input
 
 
-def _maker(model, tensors):
-    """The layer whose outputs these are, all of them; None if there is none."""
-    wanted = set(map(id, _listed(tensors)))
-    for layer in model.layers:
-        # A layer that the model calls several times has no `output` in Keras 2.
-        if set(map(id, _listed(getattr(layer, "output", [])))) == wanted:
-            return layer
-    return None
+def refuse_own_call(model):
+    """Refuses a functional model whose class does not compute what leads from its inputs to its outputs."""
+    owner = next(each for each in type(model).__mro__ if "call" in vars(each))
+    if owner.__module__.split(".")[0] != keras.__name__:
+        raise ValueError(
+            "`model` must be computed by its layers alone, or what its class adds would vanish; "
+            f"received: {model.name!r}, a {owner.__name__} with a `call` of its own. Put what that does into a layer"
+        )
 
 
-def _listed(tensors):
+def _inputs(layer, number):
+    """What a layer reads in its call of this number: the model at hand need not be the first that calls it."""
+    tensors = layer._inbound_nodes[number].input_tensors
+    return tensors[0] if isinstance(tensors, list) and len(tensors) == 1 else tensors
+
+
+def _maker(tensors):
+    """The layer whose outputs these are, all of them and in their order, and the number of its call; or None twice."""
+    tensors = tensors if isinstance(tensors, list) else [tensors]
+    histories = [tensor._keras_history for tensor in tensors]
+    layer, number, _ = histories[0]
+    wanted = [(layer, number, place) for place in range(len(histories))]
+    if [tuple(history) for history in histories] != wanted or len(_outputs(layer, number)) != len(wanted):
+        return None, None
+    return layer, number
+
+
+def _outputs(layer, number):
+    tensors = layer._inbound_nodes[number].output_tensors
     return tensors if isinstance(tensors, list) else [tensors]

@@ -20,6 +20,7 @@ class FrozenLayer:
 
     source: keras.layers.Layer
     frozen: keras.layers.Layer
+    source_reads: object  # the symbolic tensors that the source reads in its model
 
     @property
     def name(self):
@@ -35,7 +36,7 @@ class FrozenLayer:
 
     @cached_property
     def multiply_adds(self):
-        return multiply_adds(self.source, self.source.input), multiply_adds(self.frozen, self.frozen.input)
+        return multiply_adds(self.source, self.source_reads), multiply_adds(self.frozen, self.frozen.input)
 
     @property
     def inventory(self):

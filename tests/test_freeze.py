@@ -124,6 +124,18 @@ def test_outputs_may_be_some_of_the_towers(rng):
         mtl.freeze(model, ["like_comment"])
 
 
+def test_a_second_model_of_the_same_layers_is_frozen_by_what_it_reads(rng):
+    sharing, towers, first, second = mtl.MMoE(3, 2, (4,)), mtl.Towers(TASKS), keras.Input((6,)), keras.Input((6,))
+    between = keras.layers.LayerNormalization()
+    keras.Model(first, towers(between(sharing(first))))
+    model = keras.Model(second, towers(between(sharing(keras.layers.Rescaling(2.0)(second)))))
+    x = rng.normal(size=(3, 6)).astype("float32")
+    frozen = mtl.freeze(model)
+    agree(frozen, model, x, NAMES)
+    agree(mtl.freeze(model, ["also"]), model, x, ["also"])
+    assert "mmoe" in str(frozen.freeze_report).lower()
+
+
 def expert(dim, *units):
     return sum((a + 1) * b for a, b in itertools.pairwise((dim, *units)))
 
@@ -321,6 +333,12 @@ def other_axis():
     return keras.Model(inputs, mtl.Towers({"b": (), "a": ()}, name="towers")(mixing))
 
 
+def one_number_for_each_task():
+    inputs, hidden = body()
+    mixing = keras.layers.Rescaling([[1.0], [10.0]], name="mixing")(hidden)
+    return keras.Model(inputs, mtl.Towers({"b": (), "a": ()}, name="towers")(mixing))
+
+
 def own_function():
     inputs, hidden = body()
     mixing = keras.layers.Activation(lambda values: values[:, ::-1], name="mixing")(hidden)
@@ -385,6 +403,7 @@ NAMED = r"`tasks` must be distinct names among \['like_comment', 'like', 'also'\
             None,
             "received: 'mixing', a Reshape, under 'towers'. Between the two may stand what treats all task",
         ),
+        (one_number_for_each_task, None, "received: 'mixing', a Rescaling, under 'towers'. Between the two may stand"),
         (other_axis, None, "received: 'mixing', a LayerNormalization, under 'towers'. Between the two may stand"),
         (
             own_function,
@@ -405,6 +424,7 @@ NAMED = r"`tasks` must be distinct names among \['like_comment', 'like', 'also'\
         (lambda: functional(LAYERS["MMoE"]()), ["lik"], NAMED + r"\['lik'\]"),
         (lambda: functional(LAYERS["MMoE"]()), ["like", "like"], NAMED + r"\['like', 'like'\]"),
         (lambda: functional(LAYERS["MMoE"]()), [], NAMED + r"\[\]"),
+        (lambda: functional(LAYERS["MMoE"]()), 3, NAMED + "3"),
         (
             lambda: functional(LAYERS["MMoE"]()),
             "like",

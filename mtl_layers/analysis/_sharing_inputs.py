@@ -9,10 +9,11 @@ def sharing_inputs(model, data, method, parts):
 
     A model is refused whose sharing layer has no `method`, the one that shows its `parts`; so are data without rows.
     """
-    _, _, sharing = trace(model)
+    traced = trace(model)
+    sharing = traced.sharing
     if not hasattr(sharing, method):
         raise ValueError(f"`model` must have a sharing layer with {parts}; received: {type(sharing).__name__}")
-    return sharing, _inputs(keras.Model(model.input, sharing.input), data)
+    return sharing, _inputs(keras.Model(model.input, traced.sharing_reads), data)
 
 
 def _inputs(below, data):

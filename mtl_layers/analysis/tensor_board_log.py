@@ -53,7 +53,7 @@ class TensorBoardLog(keras.callbacks.Callback):
         )
         self._tasks = list(towers[0].task_names) if len(towers) == 1 else []
         if self.data is not None:
-            _, _, sharing = trace(model)
+            sharing = trace(model).sharing
             if not hasattr(sharing, "gate_weights"):
                 raise ValueError(
                     "`data` must be None for a model without gates; "

@@ -1,5 +1,7 @@
 """Layers that treat all tasks alike, between a frozen sharing layer and frozen towers."""
 
+import numpy as np
+
 from mtl_layers._checks import is_keras_activation
 from mtl_layers._keras import keras, ops, register
 from mtl_layers.towers.towers import shapes_of
@@ -29,6 +31,8 @@ def treats_tasks_alike(layer):
         and list(axis if isinstance(axis, list | tuple) else [axis]) in ([-1], [2])
         and is_keras_activation(getattr(layer, "activation", keras.activations.linear))
         and getattr(layer, "noise_shape", None) is None
+        # A Rescaling may have another number for each task.
+        and max(np.ndim(getattr(layer, name, 0)) for name in ("scale", "offset")) <= 1
     )
 
 
