@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 
@@ -28,27 +29,30 @@ def score(
     overwrite=False,
     progress=True,
     rows_per_part=None,
+    restart=False,
 ):
     """Scores every row of a file and writes one column per task, in the order of the rows.
 
     The rows are streamed: memory holds a few batches and one part, however long the file. Finished parts are kept in
-    `OUTPUT.partial/`; a run that was killed goes on from there when it is started again with the same arguments. The
-    output appears under its name only when it is complete.
+    `OUTPUT.partial/`; a run that was killed goes on from there when it is started again. It is refused if the model,
+    the input, the signature, the batch size or the keys are others by then, unless `restart` is set. The output appears
+    under its name only when it is complete.
 
     Args:
         model: Directory of a SavedModel, or of numeric versions of one, of which the newest is taken.
-        input: A .parquet, .csv, .tfrecord or .tfrecords file, or a directory of .parquet files. Its columns feed the
-            signature's inputs of the same name.
+        input: A .parquet, .csv, .tfrecord or .tfrecords file, or a directory of .parquet files and nothing else; in it,
+            names that begin with `_` or `.` are passed over. Its columns feed the signature's inputs of the same name.
         output: A .parquet, .tfrecord or .tfrecords file to write: the keys, then a column per task; a task of several
             classes becomes a list column.
         signature: Name of the signature. Defaults to `"examples"` for TFRecord where the model has it, otherwise to
             `"serving_default"`.
         batch_size: Rows per call of the signature. Defaults to 4096.
-        keys: Names of input columns to carry into the output. Defaults to none.
+        keys: List of the names of input columns to carry into the output. Defaults to none.
         overwrite: Whether an existing output may be replaced. Defaults to False.
         progress: Whether to show the model's version and a progress bar on stderr. Defaults to True.
         rows_per_part: Rows after which a part is put on the disk, rounded up to whole batches: what a kill can cost.
             Defaults to 16 batches.
+        restart: Whether to throw away what a run before has scored, instead of going on with it. Defaults to False.
 
     Returns:
         A `ScoringSummary`.
@@ -63,9 +67,10 @@ def score(
         ScoringSummary(rows=1000000, resumed_rows=0, seconds=7.1, version=3)
     """
     started = time.perf_counter()
-    input, output, keys = Path(input), Path(output), list(keys)
-    rows_per_part = 16 * batch_size if rows_per_part is None else rows_per_part
+    input, output, keys = Path(input), Path(output), keys if isinstance(keys, str) else list(keys)
     _check_arguments(input, output, batch_size, keys, overwrite, rows_per_part)
+    batch_size = int(batch_size)
+    rows_per_part = 16 * batch_size if rows_per_part is None else rows_per_part
 
     import pyarrow as pa
     from tqdm import tqdm
@@ -99,13 +104,12 @@ def score(
         "version": scorer.version,
         "signature": scorer.name,
         "batch_size": batch_size,
-        "rows_per_part": rows_per_part,
         "keys": keys,
     }
     if progress:
         print(f"model: {scorer.path} (version {scorer.version}), signature: {scorer.name}", file=sys.stderr)
 
-    with PartFiles(output, schema, identity, write, overwrite) as parts:
+    with PartFiles(output, schema, identity, write, overwrite, restart) as parts:
         resumed = parts.rows
         waiting, end = [], resumed
         with tqdm(total=rows.num_rows, initial=resumed, unit="row", unit_scale=True, disable=not progress) as bar:
@@ -144,6 +148,7 @@ def main(argv=None):
     parser.add_argument("--rows-per-part", type=int, metavar="N", help="rows a kill can cost (default 16 batches)")
     parser.add_argument("--keys", default="", metavar="A,B", help="input columns to carry into the output")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    parser.add_argument("--restart", action="store_true", help="throw away what a killed run has scored")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     arguments = vars(parser.parse_args(argv))
     arguments["keys"] = [key for key in arguments["keys"].split(",") if key]
@@ -171,6 +176,8 @@ def _check_arguments(input, output, batch_size, keys, overwrite, rows_per_part):
         raise FileNotFoundError(f"`input` must exist; received: input='{input}'")
     if output.suffix not in (".parquet", *_TFRECORD):
         raise ValueError(f"`output` must end in .parquet, .tfrecord or .tfrecords; received: output='{output}'")
+    if output.is_dir():
+        raise ValueError(f"`output` must be a file; received: output='{output}', which is a directory")
     if not output.parent.is_dir():
         raise FileNotFoundError(f"`output` must be in an existing directory; received: output='{output}'")
     if output.resolve() == input.resolve() or output.resolve().parent == input.resolve():
@@ -179,9 +186,11 @@ def _check_arguments(input, output, batch_size, keys, overwrite, rows_per_part):
         raise FileExistsError(
             f"`output` must not exist yet; received: output='{output}'; pass --overwrite (overwrite=True) to replace it"
         )
-    for name, value in (("batch_size", batch_size), ("rows_per_part", rows_per_part)):
-        if value < 1:
-            raise ValueError(f"`{name}` must be at least 1; received: {name}={value}")
+    for name, value in (("batch_size", batch_size), ("rows_per_part", 1 if rows_per_part is None else rows_per_part)):
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"`{name}` must be an integer of at least 1; received: {name}={value!r}")
+    if isinstance(keys, str):
+        raise ValueError(f"`keys` must be a list of names, such as [{keys!r}]; received: keys={keys!r}")
     if len(set(keys)) < len(keys):
         raise ValueError(f"`keys` must differ from each other; received: keys={keys}")
 

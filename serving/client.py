@@ -1,9 +1,12 @@
 """Asks a model server for predictions, over gRPC or REST: TensorFlow Serving, or the local server."""
 
+from numbers import Integral
+
 from serving.signature import Signature
 from serving.transport.deadline import Deadline
 from serving.transport.feature_arrays import feature_arrays
 from serving.transport.serving_error import ServingError, ServingTimeoutError
+from serving.versions import MAX_VERSION
 
 __all__ = ["Client", "ServingError", "ServingTimeoutError"]
 
@@ -24,7 +27,10 @@ class Client:
         address: `"host:port"`; for REST also a URL, `"http://host:port"`.
         model_name: the model's name on the server, `"model"` by default.
         protocol: `"grpc"` (default) or `"rest"`.
-        timeout: deadline of each request in seconds, 5.0 by default.
+        timeout: deadline of each request in seconds, 5.0 by default; a year at most.
+
+    Raises:
+        ValueError: `protocol` is another one, or `timeout` no positive, finite number.
 
     Raises (from every request):
         ServingError: the server refused or failed, or is not there; `.code` holds the name of the status code.
@@ -40,7 +46,7 @@ class Client:
     def __init__(self, address, model_name="model", protocol="grpc", timeout=5.0):
         if protocol not in ("grpc", "rest"):
             raise ValueError(f"`protocol` must be 'grpc' or 'rest'; received: protocol={protocol!r}")
-        Deadline(timeout)  # refuses a timeout that is not positive
+        Deadline(timeout)  # refuses what is no timeout
         self.address = address
         self.model_name = model_name
         self.protocol = protocol
@@ -59,15 +65,17 @@ class Client:
             features: dict of input name to list or array with one entry a row. A 1-D value is sent as [batch, 1] where
                 the signature takes [batch, 1]; every other shape is sent as it is.
             signature: by default all tasks; a task's name asks for that task only.
-            version: by default the newest.
+            version: number of the version, by default the newest.
             timeout: deadline in seconds for the whole call, instead of the client's.
 
         Returns:
             dict of output name to NumPy array; strings are object arrays of bytes.
 
         Raises:
-            TypeError, ValueError: a feature that cannot become what the signature takes; nothing was sent.
+            TypeError, ValueError: a feature that cannot become what the signature takes, or a `version` that is no
+                number of one; nothing was sent.
         """
+        version = _check_version(version)
         deadline = self._deadline(timeout)
         try:
             target, arrays = self._convert(features, signature, version, deadline)
@@ -90,6 +98,7 @@ class Client:
 
     def metadata(self, version=None, timeout=None):
         """Asks the server anew for its signatures; returns a dict of name to `serving.signature.Signature`."""
+        version = _check_version(version)
         self._signatures.pop(version, None)
         return self._metadata(version, self._deadline(timeout))
 
@@ -131,3 +140,15 @@ class Client:
 
     def _deadline(self, timeout):
         return Deadline(self.timeout if timeout is None else timeout)
+
+
+def _check_version(version):
+    """Returns it as an int, or None."""
+    if version is None:
+        return None
+    if not isinstance(version, Integral) or isinstance(version, bool) or not 0 <= version <= MAX_VERSION:
+        raise ValueError(
+            f"`version` must be an integer from 0 to {MAX_VERSION}, or None for the newest; "
+            f"received: version={version!r}"
+        )
+    return int(version)

@@ -22,7 +22,8 @@ class LocalServer:
 
     The same requests work against TensorFlow Serving, which is what to run in production: it batches, and it does not
     share a Python interpreter among requests. New version directories are picked up while running; a request ends on
-    the version it started with.
+    the version it started with. A batch without rows is refused here: TensorFlow Serving answers it, but not where it
+    pads batches, as with `allowed_batch_sizes`.
 
     Args:
         model_base_path: the directory that holds the version directories `1`, `2`, ...
@@ -85,7 +86,10 @@ class LocalServer:
         return self
 
     def stop(self):
-        """Stops taking requests, lets those that run finish (10 seconds at most), and returns when all is closed."""
+        """Stops taking requests, and returns when those that run have ended and all is closed.
+
+        Whoever waits for an answer gets an error after 10 seconds; what the model computes for it cannot be broken off.
+        """
         if self._thread is not None:
             self._stop()
             self._thread.join()

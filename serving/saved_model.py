@@ -2,11 +2,7 @@
 
 import contextlib
 import io
-import keyword
 import os
-import re
-import shutil
-import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -14,17 +10,18 @@ import tensorflow as tf
 
 from mtl_layers._keras import BACKEND, keras
 from mtl_layers._multiply_adds import graph_multiply_adds
-from mtl_layers.freeze import freeze, trace
+from mtl_layers.freeze import freeze, refuse_own_call, trace
 from mtl_layers.towers import Towers
 from serving.exporting.endpoint import predict, traced
+from serving.exporting.features import EXAMPLES, feature_specs
 from serving.exporting.manifest import write_manifest
 from serving.exporting.parsing import parsing_spec
 from serving.exporting.score import SCORE, SCORE_WITH_WEIGHTS, check_score, score_functions
+from serving.exporting.staging import staging_directory
 from serving.exporting.warmup import check_batch_sizes, write_warmup_requests
 from serving.versions import MAX_VERSION, find_versions
 
 DEFAULT = "serving_default"
-EXAMPLES = "examples"
 
 
 def export(model, directory, tasks=None, *, score=None, version=None, warmup=None, batch_sizes=(1,), verbose=True):
@@ -36,7 +33,8 @@ def export(model, directory, tasks=None, *, score=None, version=None, warmup=Non
     with the outputs it has, a dict under its own names, a list as `output_0`, `output_1`, ...
 
     Every warm-up request is run once: a server never serves a version of which one fails. The directory is written
-    beside its final name and renamed: whoever watches never sees half a version.
+    beside its final name and renamed: whoever watches never sees half a version. What an export left there that was
+    killed, a directory such as `.1-c0ffee42`, is removed by the next one.
 
     Args:
         model: A built functional Keras model, on the TensorFlow backend or tf_keras.
@@ -58,10 +56,10 @@ def export(model, directory, tasks=None, *, score=None, version=None, warmup=Non
     Raises:
         FileExistsError: If the version exists.
         OSError: If the directory cannot be written; nothing is then published.
-        ValueError: If a task is unknown, bears a reserved name, or is also an input (a label among the features),
-            `score` has a weight for something else, a feature's name cannot be that of a signature's input,
-            `directory` is a URL, or `warmup` lacks a feature or has rows that the model refuses; nothing is then
-            published.
+        ValueError: If a task is unknown, bears a reserved name, or is also an input (a label among the features), the
+            model's class has a `call` of its own, `score` has a weight for something else, a feature's name cannot be
+            that of a signature's input, or two are the same to TensorFlow, `directory` is a URL, or `warmup` lacks a
+            feature or has rows that the model refuses; nothing is then published.
 
     Example:
         >>> path = serving.export(model, "models/ranker", warmup=rows, batch_sizes=(1, 32))
@@ -76,28 +74,25 @@ def export(model, directory, tasks=None, *, score=None, version=None, warmup=Non
         functions.update(score_functions(score, scored, features))
     version = _new_version(directory, version)
     final = directory / str(version)
+    counts = {name: graph_multiply_adds(f.get_concrete_function().graph) for name, f in functions.items()}
+    names = [name for name in views if name != DEFAULT]
     directory.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=directory))
     try:
-        staging.chmod(0o755)  # mkdtemp's 0700 would lock out a server that runs as another user
-        _write(functions, model, staging)
-        write_warmup_requests(staging, functions, warmup, batch_sizes)
-        counts = {name: graph_multiply_adds(f.get_concrete_function().graph) for name, f in functions.items()}
-        names = [name for name in views if name != DEFAULT]
-        write_manifest(staging, version, views[DEFAULT], names, functions, counts, score)
-        _sync(staging)
-        try:
-            os.rename(staging, final)
-        except OSError:
-            _refuse_existing(final)
-            raise
+        with staging_directory(directory, version) as staging:
+            _write(functions, views, staging)
+            write_warmup_requests(staging, functions, warmup, batch_sizes)
+            write_manifest(staging, version, views[DEFAULT], names, functions, counts, score)
+            _sync(staging)
+            try:
+                os.rename(staging, final)
+            except OSError:
+                _refuse_existing(final)
+                raise
         _sync_one(directory)  # or a version that was told of would be lost with the power
     except (OSError, tf.errors.OpError) as error:
         if isinstance(error, FileExistsError):
             raise
         raise OSError(f"`directory` must be writable; nothing was published in {directory}: {error}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     if verbose:
         print(f"exported {final}")
         for name, count in counts.items():
@@ -114,10 +109,10 @@ def _check_backend():
 
 
 def _check_directory(directory):
-    if isinstance(directory, str) and "://" in directory:
-        # a path would be made of it, and a local directory `gs:`
+    parts = Path(directory).parts
+    if parts and parts[0].endswith(":"):  # a path has one slash where a URL has two: `gs:/bucket`, a local directory
         raise ValueError(
-            f"`directory` must be a local directory; received: directory={directory!r}. Export to a local directory, "
+            f"`directory` must be a local directory; received: directory={str(directory)!r}. Export to a local one, "
             "copy the version there beside its final name (to `tmp-1`, which is no number), and rename it"
         )
 
@@ -126,9 +121,10 @@ def _views(model, tasks, score):
     """For each signature, and for the score, a Keras model, all over the same variables; the specs of the features."""
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
         raise ValueError(f"`model` must be a built functional Keras model; received: {model!r}")
+    refuse_own_call(model)
     if any(isinstance(layer, Towers) for layer in model.layers):
         everything = freeze(model, tasks)
-        names = list(trace(everything)[0].output_names)
+        names = list(trace(everything).towers.output_names)
 
         def view(wanted):
             return freeze(everything, wanted)
@@ -143,12 +139,7 @@ def _views(model, tasks, score):
         def view(wanted):
             return keras.Model(model.input, {name: outputs[name] for name in wanted})
 
-    given = model.input if isinstance(model.input, dict) else {tensor.name: tensor for tensor in model.inputs}
-    features = {
-        name: tf.TensorSpec(tensor.shape, tf.as_dtype(tensor.dtype), name=name) for name, tensor in given.items()
-    }
-    for name in features:
-        _check_feature_name(name)
+    features = feature_specs(model)
     signatures = (DEFAULT, EXAMPLES) if score is None else (DEFAULT, EXAMPLES, SCORE, SCORE_WITH_WEIGHTS)
     reserved = [name for name in names if name in signatures]
     if reserved:
@@ -160,16 +151,6 @@ def _views(model, tasks, score):
         )
     scored = None if score is None else view(check_score(score, names, features))
     return {DEFAULT: everything, **{name: view([name]) for name in names}}, scored, features
-
-
-def _check_feature_name(name):
-    """Refuses what no signature can have as an input, before TensorFlow does in other words."""
-    legal = re.fullmatch(r"[A-Za-z0-9.][A-Za-z0-9_.>-]*", name) and not keyword.iskeyword(name)
-    if not legal or name in ("self", EXAMPLES):
-        raise ValueError(
-            "`model` must have features with names of letters, digits and _.- that begin with a letter or digit, "
-            f"other than Python's keywords, 'self' and '{EXAMPLES}'; received: {name!r}"
-        )
 
 
 def _numbered(outputs):
@@ -187,21 +168,29 @@ def _functions(views, features):
     return functions
 
 
-def _write(functions, model, path):
+def _write(functions, views, path):
     archive = keras.export.ExportArchive()
-    for layer in _lookups(model):
-        # Only what owns a lookup table: tracking the model would store every variable a second time.
-        archive.track(layer)
+    for table in _tables(views.values()):
+        archive.track(table)  # and not the layer that owns it: each of its variables would be stored a second time
     for name, function in functions.items():
         archive.add_endpoint(name, function)
     with contextlib.redirect_stdout(io.StringIO()):  # a listing of every endpoint; only Keras 3 can be asked not to
         archive.write_out(str(path))
 
 
-def _lookups(model):
-    for layer in model._flatten_layers():
-        if isinstance(layer, (keras.layers.StringLookup, keras.layers.IntegerLookup)):
-            yield layer
+def _tables(models):
+    """The lookup tables among the attributes of all layers, which Keras does not find by itself."""
+    layers = {id(layer): layer for model in models for layer in model._flatten_layers()}
+    values = {id(value): value for layer in layers.values() for value in _flat(vars(layer))}
+    return [value for value in values.values() if isinstance(value, tf.saved_model.experimental.TrackableResource)]
+
+
+def _flat(value):
+    if isinstance(value, dict | list | tuple):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _flat(each)
+    else:
+        yield value
 
 
 def _new_version(directory, version):

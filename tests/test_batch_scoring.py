@@ -25,6 +25,7 @@ import mtl_layers as mtl
 import serving
 from mtl_layers._keras import keras
 from serving.batch_scoring import ScoringSummary, main, score
+from serving.scoring.column_tensors import column_array
 from serving.scoring.part_files import PartFiles
 from serving.scoring.row_readers import open_rows
 from serving.scoring.score_files import write_parquet, write_tfrecord
@@ -336,6 +337,8 @@ def test_directory_of_parquet_parts(tiny, tmp_path):
     pq.write_table(ROWS.slice(0, 2), source / "part-0.parquet")
     pq.write_table(ROWS.slice(0, 0), source / "part-2.parquet")
     (source / "_SUCCESS").touch()
+    (source / "_temporary").mkdir()
+    (source / ".part-0.parquet.crc").touch()
     assert run(tiny, None, tmp_path, name="rows", keys=["id"], batch_size=2)["id"].to_pylist() == [70, 80, 90]
     pq.write_table(ROWS.set_column(0, "id", pa.array(["1", "2", "3"])), source / "part-3.parquet")
     with pytest.raises(TypeError, match=r"part-3.parquet' must have the column id: int32, as '.*part-0.parquet' has"):
@@ -347,6 +350,17 @@ def test_directory_of_parquet_parts(tiny, tmp_path):
         run(tiny, None, tmp_path, name="empty", overwrite=True)
 
 
+def test_a_directory_with_rows_that_would_be_passed_over_is_refused(tiny, tmp_path):
+    source = tmp_path / "rows"
+    (source / "day=2").mkdir(parents=True)
+    for name in ("a.parquet", "day=2/b.parquet", "c.PARQUET"):
+        pq.write_table(ROWS, source / name)
+    assert refused(ValueError, tiny, None, tmp_path, name="rows") == (
+        "`input` must hold .parquet files and nothing else if it is a directory; "
+        f"received: input='{source}', which also holds: c.PARQUET, day=2"
+    )
+
+
 def test_parts_of_a_directory_may_differ_in_whether_nulls_are_possible(tiny, tmp_path):
     source = tmp_path / "rows"
     source.mkdir()
@@ -355,6 +369,31 @@ def test_parts_of_a_directory_may_differ_in_whether_nulls_are_possible(tiny, tmp
         pq.write_table(table, source / f"part-{number}.parquet")
     found = run(tiny, None, tmp_path, name="rows", keys=["id"], batch_size=2, rows_per_part=2)
     assert found.to_pydict() == {"id": [70, 80, 90] * 3, "click": CLICK * 3, "purchase": [c / 2 for c in CLICK] * 3}
+
+
+def category(values, index):
+    """A column as pandas writes a `category`: indexes as narrow as its own values allow."""
+    words = sorted(set(values))
+    return pa.DictionaryArray.from_arrays(pa.array([words.index(value) for value in values], index), pa.array(words))
+
+
+@pytest.mark.parametrize("batch_size", [100, 64, 1000])
+def test_dictionaries_may_differ_from_file_to_file(tiny, tmp_path, batch_size):
+    """Together the files have more cities than one of them can count."""
+    source = tmp_path / "rows"
+    source.mkdir()
+    cities = [f"city {number:03}" for number in range(300)]
+    for part, index in enumerate((pa.int8(), pa.int16(), pa.int8())):
+        some = cities[part * 100 : part * 100 + 100]
+        lists = pa.ListArray.from_arrays(pa.array(range(0, 101), pa.int32()), category(some, index))
+        country = category(["fr", "de"] * 50, index)
+        columns = {"city": category(some, index), "cities": lists, "country": country, "price": [1.0] * 100}
+        pq.write_table(pa.table(columns), source / f"{part}.parquet")
+    arguments = {"keys": ["city", "cities"], "batch_size": batch_size, "rows_per_part": 100}
+    found = run(tiny, None, tmp_path, name="rows", **arguments)
+    assert found["city"].to_pylist() == cities
+    assert found["cities"].to_pylist() == [[city] for city in cities]
+    assert found["click"].to_pylist() == [1.0, 2.0] * 150
 
 
 def test_an_empty_line_of_a_single_column_is_a_row(tmp_path):
@@ -377,6 +416,33 @@ def test_csv(tiny, tmp_path):
         "purchase": [0.5, 0.75, 1.5],
     }
     assert run(tiny, "price,country\n", tmp_path, name="rows.csv", overwrite=True).num_rows == 0
+
+
+def test_a_key_of_a_csv_stays_text_where_it_is_a_feature_too(tiny, tmp_path):
+    text = "country,price\nfr,007\nde, 0.50 \n"
+    assert run(tiny, text, tmp_path, name="rows.csv", keys=["price", "country"]).to_pydict() == {
+        "price": ["007", " 0.50 "],
+        "country": ["fr", "de"],
+        "click": [7.0, 1.5],
+        "purchase": [3.5, 0.75],
+    }
+    path = tmp_path / "whole.csv"
+    path.write_text("whole,other\n007,1\n-1,2\n")
+    spec = tf.TensorSpec([None, 1], tf.int8, name="whole")
+    (batch,) = open_rows(path, {"whole": spec}, ["whole"]).batches(0, 9)
+    assert column_array("whole", batch["whole"], spec, 0).tolist() == [[7], [-1]]
+    with pytest.raises(ValueError, match=r"Column 'price' must fit float32; received: type=string in the batch from r"):
+        run(tiny, "country,price\nfr,dear\n", tmp_path, name="rows.csv", keys=["price"], overwrite=True)
+
+
+@pytest.mark.parametrize("keys", [[], ["price"]])
+def test_a_number_of_a_csv_that_float32_cannot_hold_is_refused(tiny, tmp_path, keys):
+    text = refused(ValueError, tiny, "country,price\nfr,1\nfr,1e39\n", tmp_path, name="rows.csv", keys=keys)
+    assert text == (
+        "Column 'price' must fit float32; received: type=double in the batch from row 0: overflow encountered in cast"
+    )
+    found = run(tiny, "country,price\nfr,inf\nfr,3e38\n", tmp_path, name="rows.csv", keys=keys)
+    assert found["click"].to_pylist() == [float("inf"), np.float32(3e38)]
 
 
 def test_large_csv_equals_parquet_and_resumes(tiny, many, tmp_path):
@@ -466,6 +532,25 @@ def test_tfrecord_as_output(tiny, tmp_path):
         "Column 'share' must be text, bytes, integers of int64, booleans or float32 to be written as tf.train.Example; "
         "received: type=double; write Parquet instead"
     )
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([b"x", b"y", b"z"], pa.large_binary()),
+        pa.array([b"x", b"y", b"z"], pa.binary(1)),
+        pa.array(["x", "y", "z"]).dictionary_encode(),
+        pa.array([["x"], ["y"], ["z"]], pa.large_list(pa.large_string())),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_keys_of_every_kind_of_text_are_written_as_tfrecord(tiny, tmp_path, column):
+    run(tiny, ROWS.append_column("key", column), tmp_path, output="scores.tfrecord", keys=["key"])
+    records = list(tf.data.TFRecordDataset(str(tmp_path / "scores.tfrecord")).as_numpy_iterator())
+    assert records == [
+        example(key=[key], click=[click], purchase=[click / 2])
+        for key, click in zip((b"x", b"y", b"z"), CLICK, strict=True)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -632,8 +717,16 @@ def test_bad_columns(tiny, tmp_path, change, error, text):
             "`input` must have a column for each key; missing: ['user']; '{rows}' has: ['id', 'country', 'price']",
         ),
         ({"keys": ["id", "id"]}, ValueError, "`keys` must differ from each other; received: keys=['id', 'id']"),
-        ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1; received: batch_size=0"),
-        ({"rows_per_part": -1}, ValueError, "`rows_per_part` must be at least 1; received: rows_per_part=-1"),
+        ({"keys": "price"}, ValueError, "`keys` must be a list of names, such as ['price']; received: keys='price'"),
+        ({"batch_size": 0}, ValueError, "`batch_size` must be an integer of at least 1; received: batch_size=0"),
+        ({"batch_size": "8"}, ValueError, "`batch_size` must be an integer of at least 1; received: batch_size='8'"),
+        ({"batch_size": 8.0}, ValueError, "`batch_size` must be an integer of at least 1; received: batch_size=8.0"),
+        ({"batch_size": None}, ValueError, "`batch_size` must be an integer of at least 1; received: batch_size=None"),
+        (
+            {"rows_per_part": -1},
+            ValueError,
+            "`rows_per_part` must be an integer of at least 1; received: rows_per_part=-1",
+        ),
         (
             {"output": "x.csv"},
             ValueError,
@@ -654,6 +747,16 @@ def test_bad_columns(tiny, tmp_path, change, error, text):
 def test_bad_arguments(tiny, tmp_path, arguments, error, text):
     text = text.format(rows=tmp_path / "rows.parquet", folder=tmp_path)
     assert refused(error, tiny, ROWS, tmp_path, **arguments) == text
+
+
+def test_an_output_that_is_a_directory_is_refused_before_the_first_row(tiny, tmp_path):
+    (tmp_path / "scores.parquet").mkdir()
+    with pytest.raises(ValueError) as caught:
+        run(tiny, ROWS, tmp_path, overwrite=True)
+    assert str(caught.value) == (
+        f"`output` must be a file; received: output='{tmp_path / 'scores.parquet'}', which is a directory"
+    )
+    assert sorted(os.listdir(tmp_path)) == ["rows.parquet", "scores.parquet"]
 
 
 def test_a_key_with_the_name_of_a_task(tiny, tmp_path):
@@ -736,7 +839,7 @@ def test_damaged_pages_are_met_while_reading(tiny, many, tmp_path):
         ("", "`input` must have a header row; received: input='{rows}', which is empty"),
         (
             "country,price\nfr,1\nde,\n",
-            "{unreadable} In CSV column #1: CSV conversion error to float: invalid value ''",
+            "{unreadable} In CSV column #1: CSV conversion error to double: invalid value ''",
         ),
         ("country,price\nfr,1\nde\n", "{unreadable} CSV parse error: Expected 2 columns, got 1: de"),
         (
@@ -903,9 +1006,9 @@ def test_another_identity_is_refused(tiny, many, tmp_path):
         return str(caught.value)
 
     start = f"'{output}.partial' was begun with something else: "
-    end = f". Go on with what it was begun with, or start over by deleting it: rm -r '{output}.partial'"
+    over = "throw away what was scored and start over: pass --restart (restart=True)"
+    end = f". Go on with what it was begun with, or {over}"
     assert text(batch_size=500) == f"{start}batch_size was 1000 and is 500{end}"
-    assert text(rows_per_part=2_000) == f"{start}rows_per_part was 1000 and is 2000{end}"
     assert text(keys=["id"]).startswith(f"{start}columns was ['country: string', 'price: float'] and is ['country")
     assert "signature was 'serving_default' and is 'click'" in text(signature="click")
     newer = write_tiny_model(tmp_path / "model", version=11, scale=2.0)
@@ -917,10 +1020,53 @@ def test_another_identity_is_refused(tiny, many, tmp_path):
     os.utime(tmp_path / "rows.parquet", ns=(0, 12345))
     assert "12345]]" in text()
     (tmp_path / "scores.parquet.partial" / "state.json").unlink()
-    assert text() == (
-        f"'{output}.partial' holds parts without state.json; start over by deleting it: rm -r '{output}.partial'"
-    )
+    assert text() == f"'{output}.partial' holds parts without state.json; {over}"
     assert not output.exists()
+
+
+def test_a_restart_throws_away_what_was_scored(tiny, many, tmp_path, capsys):
+    output = tmp_path / "scores.parquet"
+    arguments = {"batch_size": 1_000, "rows_per_part": 1_000, "progress": False}
+    stop_after_parts(3, tiny / "2", many[0], output, **arguments)  # ten times the scores
+    summary = score(tiny / "10", many[0], output, restart=True, **arguments)
+    assert (summary.rows, summary.resumed_rows) == (50_000, 0)
+    np.testing.assert_allclose(pq.read_table(output)["click"], many[1], rtol=1e-6)
+    assert os.listdir(tmp_path) == ["scores.parquet"]
+
+    output.unlink()
+    stop_after_parts(3, tiny / "2", many[0], output, **arguments)
+    command = ["--model", tiny / "10", "--input", many[0], "--output", output, "--batch-size=1000", "--quiet"]
+    assert main([*map(str, command)]) == 1
+    assert capsys.readouterr().err.endswith(": pass --restart (restart=True)\n")
+    assert main([*map(str, command), "--restart"]) == 0
+    np.testing.assert_allclose(pq.read_table(output)["click"], many[1], rtol=1e-6)
+
+
+def test_a_run_goes_on_with_parts_of_another_size(tiny, many, tmp_path):
+    output = tmp_path / "scores.parquet"
+    stop_after_parts(3, tiny, many[0], output, batch_size=1_000, rows_per_part=1_000, progress=False)
+    summary = score(tiny, many[0], output, batch_size=1_000, rows_per_part=20_000, progress=False)
+    assert (summary.rows, summary.resumed_rows) == (50_000, 3_000)
+    np.testing.assert_allclose(pq.read_table(output)["click"], many[1], rtol=1e-6)
+
+
+def test_a_kill_before_the_first_part_binds_nobody(tmp_path):
+    code = """
+        import os, signal, sys
+        import pyarrow as pa
+        from serving.scoring.part_files import PartFiles
+        from serving.scoring.score_files import write_parquet
+        with PartFiles(sys.argv[1], pa.schema([]), {"version": 1}, write_parquet):
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    output = tmp_path / "scores.parquet"
+    assert python(code, output).returncode == -signal.SIGKILL
+    assert sorted(os.listdir(tmp_path / "scores.parquet.partial")) == ["lock", "state.json"]
+    with PartFiles(output, ROWS.schema, {"version": 2}, write_parquet) as parts:
+        parts.add(ROWS)
+        parts.publish()
+    assert pq.read_table(output).equals(ROWS)
+    assert os.listdir(tmp_path) == ["scores.parquet"]
 
 
 def test_a_part_that_was_taken_away_is_missed(tiny, many, tmp_path):
@@ -929,7 +1075,7 @@ def test_a_part_that_was_taken_away_is_missed(tiny, many, tmp_path):
     arguments = {"batch_size": 1_000, "rows_per_part": 1_000, "progress": False}
     stop_after_parts(3, tiny, path, output, **arguments)
     (tmp_path / "scores.parquet.partial" / "rows-000000001000-000000002000.arrow").unlink()
-    with pytest.raises(ValueError, match=r"scores.parquet.partial' lacks the part from row 1000; start over by"):
+    with pytest.raises(ValueError, match=r"scores.parquet.partial' lacks the part from row 1000; throw away w"):
         score(tiny, path, output, **arguments)
 
 

@@ -1,7 +1,9 @@
 """The client over both protocols, against the local server and against servers that misbehave."""
 
 import contextlib
+import copy
 import os
+import pickle
 import shutil
 import socket
 import subprocess
@@ -158,7 +160,7 @@ def test_nan_and_infinity(server, protocol):
             {"country": [], "price": []},
             "click",
             "INVALID_ARGUMENT",
-            "must have at least one row; received: shape [0, 1]",
+            "must have at least one row; received: shape [0",  # JSON has one form for all arrays without values
         ),
         ({"country": ["fr"], "price": [1, 2]}, "click", "INVALID_ARGUMENT", "must have the same number of rows"),
         ({"country": "fr", "price": 1}, "click", "INVALID_ARGUMENT", "must have rank 2 (string [batch, 1]); received"),
@@ -223,14 +225,66 @@ def test_integers_are_neither_cut_nor_wrapped(odd_server, protocol):
             client.predict({"small": [128]}, "types")
 
 
+@both_protocols
+def test_unsigned_integers_are_taken_from_lists_and_arrays_that_hold_them(tmp_path, protocol):
+    module = tf.Module()
+    specs = {name: tf.TensorSpec([None, 1], name, name=name) for name in ("uint8", "uint64")}
+    told = tf.function(lambda **rows: {f"{name}_out": tf.identity(x) for name, x in rows.items()})
+    tf.saved_model.save(module, str(tmp_path / "1"), signatures=told.get_concrete_function(**specs))
+    with LocalServer(tmp_path, "unsigned") as server, connect(server, protocol, timeout=30) as client:
+        answer = client.predict({"uint8": [1, 255], "uint64": [2**63, 2**63 + 1]})
+        assert {name: (value.dtype.name, value.tolist()) for name, value in answer.items()} == {
+            "uint8_out": ("uint8", [[1], [255]]),
+            "uint64_out": ("uint64", [[2**63], [2**63 + 1]]),
+        }
+        for values in ([-1], [256], np.array([256], "uint64")):
+            with pytest.raises(ValueError, match=r"`features\['uint8'\]` must fit uint8; received: \[(-1|256)\]"):
+                client.predict({"uint8": values, "uint64": [0]})
+        with pytest.raises(ValueError, match=r"`features\['uint64'\]` must fit uint64; received: \[-1\]"):
+            client.predict({"uint8": [0], "uint64": [-1]})
+
+
+@both_protocols
+@pytest.mark.parametrize("prices", [[1e39], np.array([-1e39])], ids=["list", "array"])
+def test_a_number_that_float32_cannot_hold_is_refused(server, protocol, prices):
+    with connect(server, protocol, timeout=30) as client:
+        with pytest.raises(ValueError, match=r"`features\['price'\]` must fit float32; received: \[-?1e\+39\]"):
+            client.predict({"country": ["fr"], "price": prices})
+        assert client.predict({"country": ["fr"], "price": [np.inf]}, "click")["click"].tolist() == [[np.inf]]
+
+
 def test_arguments_are_checked(client):
     with pytest.raises(ValueError, match=r"`protocol` must be 'grpc' or 'rest'; received: protocol='http'"):
         Client("127.0.0.1:1", protocol="http")
-    for timeout in (0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="`timeout` must be a positive number of seconds; received: timeout="):
+    for timeout in (0, -1.0, float("nan"), float("inf"), "5"):
+        text = f"`timeout` must be a positive, finite number of seconds; received: timeout={timeout!r}"
+        with pytest.raises(ValueError, match=text):
             Client("127.0.0.1:1", timeout=timeout)
-        with pytest.raises(ValueError, match="`timeout` must be a positive number of seconds; received: timeout="):
+        with pytest.raises(ValueError, match=text):
             client.predict(ROWS, timeout=timeout)
+    for version in ("3", 3.0, -1, True, 2**63):
+        text = "`version` must be an integer from 0 to 9223372036854775807, or None for the newest; received: version="
+        for ask in (
+            lambda version=version: client.predict(ROWS, version=version),
+            lambda version=version: client.metadata(version),
+        ):
+            with pytest.raises(ValueError) as caught:
+                ask()
+            assert str(caught.value) == f"{text}{version!r}"
+    assert client.predict(ROWS, version=np.int64(3))["click"].tolist() == [[2.0], [6.0]]
+
+
+def test_a_timeout_of_centuries_is_one_of_a_year(client):
+    assert client.predict(ROWS, "click", timeout=1e10)["click"].tolist() == [[2.0], [6.0]]
+
+
+def test_errors_can_be_pickled_and_copied():
+    refusal, late = ServingError("NOT_FOUND", "no such model", "here:1"), ServingTimeoutError("here:1", 0.5)
+    for error in (refusal, late):
+        for again in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+            assert type(again) is type(error) and str(again) == str(error)
+            assert (again.code, again.text, again.address) == (error.code, error.text, error.address)
+    assert pickle.loads(pickle.dumps(late)).seconds == 0.5
 
 
 @both_protocols
@@ -299,25 +353,58 @@ def send(handler, status, text):
     handler.wfile.write(text.encode())
 
 
-def test_a_server_that_drips_is_late_all_the_same():
+HEADERS = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (HEADERS.replace(b"Content-Length: 9", b"Transfer-Encoding: chunked"), b"1\r\n \r\n"),
+        (b"HTTP/1.1 200 OK\r\n", b"X: 1\r\n"),
+        (HEADERS, b""),
+    ],
+    ids=["body drips", "headers drip", "body never comes"],
+)
+def test_a_server_that_drips_is_late_all_the_same(first, then):
     stop = threading.Event()
 
     def drip(handler):
-        handler.send_response(200)
-        handler.send_header("Transfer-Encoding", "chunked")
-        handler.end_headers()
         try:
+            stop.wait(0.4)  # the first byte takes most of the time
+            handler.wfile.write(first)
             while not stop.wait(0.02):
-                handler.wfile.write(b"1\r\n \r\n")
+                handler.wfile.write(then)
         except OSError:  # the client has left
             pass
 
-    with http_server(drip) as address, Client(address, protocol="rest", timeout=0.3) as client:
+    with http_server(drip) as address, Client(address, protocol="rest", timeout=0.5) as client:
+        started = time.monotonic()
         try:
-            with pytest.raises(ServingTimeoutError, match=r"deadline of 0.3 seconds"):
+            with pytest.raises(ServingTimeoutError, match=r"deadline of 0.5 seconds"):
                 client.status()
+            assert time.monotonic() - started < 0.8
         finally:
             stop.set()
+
+
+def test_redirects_are_not_followed():
+    def answer(handler):
+        if handler.path.endswith("/metadata"):
+            send(handler, 200, METADATA)
+        else:
+            handler.rfile.read(int(handler.headers["Content-Length"]))
+            handler.send_response(302)
+            handler.send_header("Location", "http://elsewhere:8501/v1/models/model:predict")
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+
+    server = http_server(answer)
+    with server as address, Client(address, protocol="rest") as client, pytest.raises(ServingError) as caught:
+        client.predict({"x": [1.0]})
+    assert caught.value.text == (
+        "HTTP 302, a redirect, which is not followed; give `address` where it leads: "
+        "http://elsewhere:8501/v1/models/model:predict"
+    )
 
 
 def test_a_proxy_that_answers_html():

@@ -105,6 +105,7 @@ def test_short_rows_are_never_filled_with_values():
     text = (DEPLOY / "batching_parameters.config").read_text(encoding="utf-8")
     assert not parse("batching_parameters.config", message_class("BatchingParameters")()).pad_variable_length_inputs
     assert "Never set\n#   pad_variable_length_inputs" in text
+    assert "joined whatever their shapes; unless these agree in all but the rows, all that were joined fail." in text
     assert "nan_value" in text and "`examples`" in text
 
 
@@ -138,17 +139,22 @@ def test_every_flag_is_one_of_tensorflow_model_server(service):
 def test_every_file_in_a_flag_is_mounted_and_exists(service):
     mounts = mounts_of(service)
     assert len(mounts) == len(service["volumes"])  # all of them read-only
-    files = [value for name, value in flags_of(service).items() if name.endswith("_file")]
+    files = [Path(value) for name, value in flags_of(service).items() if name.endswith("_file")]
     assert len(files) == 3
     for file in files:
-        source = mounts[file]
-        assert source == f"./{Path(file).name}"
-        assert (DEPLOY / source).is_file()
+        # By its directory: a mount of the file itself would show the old one when it is replaced by a rename.
+        assert str(file) not in mounts
+        assert (DEPLOY / mounts[str(file.parent)] / file.name).is_file()
 
 
 def test_the_models_are_mounted_where_the_config_looks(service, models):
     assert mounts_of(service)["/models"] == "${MODELS:-./models}"
     assert all(config.base_path.startswith("/models/") for config in models.model_config_list.config)
+
+
+def test_the_server_is_not_process_1_which_takes_no_notice_of_sigterm(service):
+    assert service["init"] is True
+    assert service["stop_grace_period"] == "30s"
 
 
 def test_ports_are_published_on_this_machine_only(service):
@@ -163,7 +169,9 @@ def test_only_the_gpu_service_asks_for_a_gpu(compose):
     assert gpu["profiles"] == ["gpu"]
     (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
-    assert re.fullmatch(r"tensorflow/serving:\$\{TAG:-\d+\.\d+\.\d+\}", cpu["image"])
+    (default,) = re.fullmatch(r"tensorflow/serving:\$\{TAG:-(\d+\.\d+\.\d+)\}", cpu["image"]).groups()
+    text = (DEPLOY / "compose.yaml").read_text(encoding="utf-8")
+    assert f"{default} by default" in text and f"later than {default.removesuffix('.0')}, set TAG" in text
     assert gpu["image"] == cpu["image"] + "-gpu"
 
 

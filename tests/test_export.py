@@ -1,12 +1,15 @@
 """What is exported, told by the C++ loader that TensorFlow Serving uses."""
 
+import fcntl
 import hashlib
 import itertools
 import json
+import os
 import subprocess
 import sys
 import textwrap
 import threading
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -142,6 +145,8 @@ def test_the_manifest_tells_what_is_there(version, manifest, model):
     assert manifest["signatures"]["like_comment"]["outputs"] == ["like_comment"]
     assert manifest["versions"]["tensorflow"] == tf.__version__
     assert manifest["versions"]["mtl_layers"] == mtl.__version__
+    major, minor, _ = tf.__version__.split(".", 2)
+    assert manifest["needs"] == {"tensorflow_serving": f"{major}.{minor}"}
     on_disk = {str(path.relative_to(version)) for path in version.rglob("*") if path.is_file()} - {"manifest.json"}
     assert set(manifest["files"]) == on_disk
     for name, entry in manifest["files"].items():
@@ -270,12 +275,13 @@ def test_batch_sizes_of_any_kind_of_integer(tmp_path):
     assert shapes == [(2, 3), (3, 3)]
 
 
-def test_a_url_is_no_directory(tmp_path, monkeypatch):
+@pytest.mark.parametrize("url", ["gs://bucket/models", Path("gs://bucket/models"), Path("s3a://bucket")])
+def test_a_url_is_no_directory(tmp_path, monkeypatch, url):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError) as caught:
-        serving.export(plain(), "gs://bucket/models")
+        serving.export(plain(), url)
     assert str(caught.value) == (
-        "`directory` must be a local directory; received: directory='gs://bucket/models'. Export to a local directory, "
+        f"`directory` must be a local directory; received: directory={str(url)!r}. Export to a local one, "
         "copy the version there beside its final name (to `tmp-1`, which is no number), and rename it"
     )
     assert list(tmp_path.iterdir()) == []
@@ -363,6 +369,89 @@ def test_a_list_of_plain_keras_outputs_is_numbered(tmp_path, rng):
         np.testing.assert_allclose(answer[name], expected, atol=1e-6)
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class Codes(keras.layers.Layer):
+    """Owns lookup tables, in a list, and a weight."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        pairs = tf.lookup.KeyValueTensorInitializer(["a", "b"], [1.0, 2.0])
+        self.tables = [tf.lookup.StaticHashTable(pairs, default) for default in (-1.0, -2.0)]
+
+    def build(self, input_shape):
+        self.scale = self.add_weight(name="scale", shape=(), initializer=keras.initializers.Constant(3.0))
+        self.built = True
+
+    def call(self, words):
+        return self.scale * sum(table.lookup(words) for table in self.tables)
+
+    def compute_output_spec(self, words):
+        return keras.KerasTensor(words.shape, "float32")
+
+
+def adapted(**arguments):
+    layer = keras.layers.TextVectorization(**arguments)
+    layer.adapt(tf.constant(["a b", "b"]))
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (Codes, [[6.0], [-9.0]]),
+        (
+            lambda: keras.layers.TextVectorization(vocabulary=["a", "b"], output_sequence_length=3),
+            [[2, 0, 0], [1, 2, 3]],
+        ),
+        (lambda: adapted(output_sequence_length=3), [[3, 0, 0], [1, 3, 2]]),
+        (lambda: adapted(output_mode="multi_hot"), [[0, 0, 1], [1, 1, 1]]),
+    ],
+    ids=["a table of its own", "given vocabulary", "adapted", "multi-hot"],
+)
+def test_layers_with_lookup_tables_are_served_as_they_predict(tmp_path, make, expected):
+    inputs = keras.Input((1,), name="text", dtype="string")
+    layer = make()
+    model = keras.Model(inputs, {"a": layer(inputs)})
+    text = np.array([["a"], ["z a b" if "vector" in layer.name else "z"]], object)
+    version = serving.export(model, tmp_path, verbose=False)
+    with CppModel(str(version)) as cpp:
+        for signature in ("serving_default", "a"):
+            assert cpp.run(signature, {"text": text})["a"].tolist() == expected
+    np.testing.assert_array_equal(model(tf.constant(text))["a"], expected)
+    names = [name for name, _ in tf.train.list_variables(str(version / "variables" / "variables"))]
+    stored = [name for name in names if "VARIABLE_VALUE" in name and "save_counter" not in name]
+    assert len(stored) == len(model.trainable_weights)
+
+
+def test_booleans_are_warmed_up_and_served(tmp_path):
+    inputs = keras.Input((1,), name="flag", dtype="bool")
+    model = keras.Model(inputs, {"a": keras.layers.Embedding(2, 2, embeddings_initializer="identity")(inputs)})
+    flags = np.array([[True], [False]])
+    for warmup in ({"flag": flags[:, 0]}, None):
+        version = serving.export(model, tmp_path, warmup=warmup, batch_sizes=(2,), verbose=False)
+        with CppModel(str(version)) as cpp:
+            seen = [(signature, cpp.run(signature, rows)["a"].tolist()) for signature, rows in warmed(version)]
+        first = [0.0, 1.0] if warmup else [1.0, 0.0]
+        assert seen == [(signature, [[first], [[1.0, 0.0]]]) for signature in ("serving_default", "a", "examples")]
+
+
+class Doubled(keras.Model):
+    def call(self, inputs, training=None):
+        return {name: 2 * value for name, value in super().call(inputs, training=training).items()}
+
+
+def test_a_model_that_computes_more_than_its_layers_is_refused(tmp_path):
+    inputs = keras.Input((4,), name="x")
+    model = Doubled(inputs, {"a": keras.layers.Dense(1)(inputs)}, name="ranker")
+    with pytest.raises(ValueError) as caught:
+        serving.export(model, tmp_path)
+    assert str(caught.value) == (
+        "`model` must be computed by its layers alone, or what its class adds would vanish; "
+        "received: 'ranker', a Doubled with a `call` of its own. Put what that does into a layer"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_saved_model_stands_alone(version, rows, predictions):
     script = textwrap.dedent(
         f"""
@@ -430,6 +519,24 @@ def test_a_watcher_never_sees_half_a_version(model, tmp_path):
     assert seen and all(seen)
 
 
+def test_what_a_killed_export_left_is_removed_and_a_living_one_is_not(tmp_path):
+    killed, living, new, other = (
+        tmp_path / name for name in (".3-c0ffee42", ".4-aaaabbbb", ".5-zzzz_000", ".6-backup")
+    )
+    for path in (killed, living, new, other):
+        (path / "variables").mkdir(parents=True)
+        if path is not new:
+            os.utime(path, (0, 0))
+    lock = os.open(living, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        serving.export(plain(), tmp_path, verbose=False)
+    finally:
+        os.close(lock)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".4-aaaabbbb", ".5-zzzz_000", ".6-backup", "1"]
+    assert (tmp_path / "1").stat().st_mode & 0o777 == 0o755
+
+
 def test_a_full_disk_publishes_nothing(tmp_path):
     # A limit on file size stands in for a full disk: writes then fail in the middle of a file, as they do there.
     script = textwrap.dedent(
@@ -484,6 +591,29 @@ def test_feature_names_that_no_signature_can_have_are_refused_by_name(name, tmp_
     inputs = {name: keras.Input((3,), name=name)}
     model = keras.Model(inputs, mtl.Towers({"a": ()})(mtl.SharedBottom(1, (2,))(inputs[name])))
     with pytest.raises(ValueError, match=f"`model` must have features with names of letters.*; received: '{name}'"):
+        serving.export(model, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("one", "other"), [("a-b", "a_b"), ("a.b", "a-b"), ("1st", "arg_1st")])
+def test_feature_names_that_are_one_to_tensorflow_are_refused_by_name(one, other, tmp_path):
+    inputs = {name: keras.Input((1,), name=name) for name in (one, other)}
+    model = keras.Model(inputs, {"a": keras.layers.Concatenate()(list(inputs.values()))})
+    with pytest.raises(ValueError) as caught:
+        serving.export(model, tmp_path)
+    assert str(caught.value) == (
+        "`model` must have features whose names differ in letters and digits, since TensorFlow takes all else for `_`; "
+        f"received: {one!r} and {other!r}"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_features_within_features_are_refused(tmp_path):
+    inputs = {"user": {"age": keras.Input((1,), name="age")}}
+    model = keras.Model(inputs, {"a": keras.layers.Dense(1)(inputs["user"]["age"])})
+    with pytest.raises(
+        ValueError, match="`model` must take a flat dict or list of features; received: a dict under 'u"
+    ):
         serving.export(model, tmp_path)
     assert list(tmp_path.iterdir()) == []
 

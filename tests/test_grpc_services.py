@@ -149,6 +149,14 @@ def test_bad_requests_are_refused_with_the_reason(prediction, request_, code, te
     assert text in details
 
 
+@pytest.mark.parametrize("letter", ["a", "é", "国"])
+def test_a_long_refusal_is_cut_to_what_clients_take(prediction, letter):
+    code, details = refusal(prediction.Predict, predict_request(ROW, signature=letter * 3000))
+    assert code == grpc.StatusCode.FAILED_PRECONDITION
+    start = 'Serving signature key "'
+    assert details == start + letter * ((2600 - len(start)) // len(letter.encode()))
+
+
 def test_a_broken_tensor_is_refused(prediction):
     request = predict_request(ROW)
     request.inputs["price"].tensor_content = b"123"

@@ -17,6 +17,7 @@ from waiting import wait_until
 
 import serving
 from serving import Client, LocalServer
+from serving.client import ServingError
 from serving.local_server import main
 
 pytestmark = [pytest.mark.needs_tensorflow, pytest.mark.once]  # serving never touches Keras
@@ -207,6 +208,20 @@ def test_a_server_can_be_stopped_and_started_again(model):
     with server, Client(f"127.0.0.1:{server.port}") as client:
         assert (server.port, server.rest_api_port) == ports
         assert client.predict(ROW)["click"].tolist() == [[2.0]]
+
+
+def test_a_stop_waits_for_what_the_model_computes_though_nobody_waits_for_it_any_more(tmp_path, monkeypatch):
+    monkeypatch.setattr("serving.local_server._GRACE_SECONDS", 0.1)
+    write_odd_model(tmp_path / "models")
+    server = LocalServer(tmp_path / "models", "odd").start()
+    with ThreadPoolExecutor(2) as pool, Client(f"127.0.0.1:{server.port}", "odd", timeout=30) as client:
+        asked = pool.submit(client.predict, {"path": [str(tmp_path / "slow")]}, "wait")
+        wait_until((tmp_path / "slow.started").exists)
+        stopped = pool.submit(server.stop)
+        assert isinstance(asked.exception(), ServingError)
+        assert not stopped.done()
+        (tmp_path / "slow.go").touch()
+        assert stopped.result(30) is None
 
 
 def test_an_interrupt_while_it_starts_leaves_no_server(model, monkeypatch):

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import requests
+import tensorflow as tf
 from odd_model import write_odd_model
 from tiny_model import write_tiny_model
 
@@ -92,15 +93,42 @@ def test_version_in_the_path(tiny):
     assert response.json() == {"error": text}
 
 
-def test_a_column_takes_bare_values_in_both_formats(tiny):
-    rows = [{"country": "fr", "price": 1.0}, {"country": ["fr"], "price": [1.0]}]
-    assert ask(tiny, {"signature_name": "click", "instances": rows}) == (200, {"predictions": [[2.0], [2.0]]})
-    columns = {"country": ["fr", "de"], "price": [1.0, 2.0]}
-    assert ask(tiny, {"signature_name": "click", "inputs": columns}) == (200, {"outputs": [[2.0], [6.0]]})
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (
+            {"instances": [{"country": ["fr"], "price": 31.0}]},
+            "'price' must be float32 [batch, 1]: [31.0] for a row; received: 31.0",
+        ),
+        (
+            {"instances": [{"country": "fr", "price": [31.0]}]},
+            '\'country\' must be string [batch, 1]: ["fr"] for a row; received: "fr"',
+        ),
+        (
+            {"inputs": {"country": [["fr"], ["de"]], "price": [1, 2]}},
+            "'price' must be float32 [batch, 1]: [1] for a row; received: 1",
+        ),
+    ],
+)
+def test_a_column_takes_no_bare_values_as_in_tensorflow_serving(tiny, body, text):
+    assert ask(tiny, body) == (400, {"error": f"input {text}"})
+
+
+def test_an_input_of_rank_1_takes_bare_values(tiny):
+    feature = {
+        "country": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"de"])),
+        "price": tf.train.Feature(float_list=tf.train.FloatList(value=[1.0])),
+    }
+    serialized = tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
+    row = {"b64": base64.b64encode(serialized).decode()}
+    for rows in ([row], [{"examples": row}]):
+        answer = {"predictions": [{"click": [4.0], "purchase": [2.0]}]}
+        assert ask(tiny, {"signature_name": "examples", "instances": rows}) == (200, answer)
 
 
 def test_a_single_input_needs_no_name(odd):
-    assert ask(odd, {"signature_name": "checked", "instances": [1.5, [2.5]]}) == (200, {"predictions": [[1.5], [2.5]]})
+    rows = [[1.5], [2.5]]
+    assert ask(odd, {"signature_name": "checked", "instances": rows}) == (200, {"predictions": rows})
     assert ask(odd, {"signature_name": "checked", "inputs": [[1.5]]}) == (200, {"outputs": [[1.5]]})
 
 
@@ -118,7 +146,7 @@ def test_every_dtype_comes_back(odd):
 
 def test_bytes_travel_as_base64(odd):
     no_text = base64.b64encode(b"\xff\x00").decode()
-    status, answer = ask(odd, {"signature_name": "raw", "instances": [{"b64": no_text}, "abc"]})
+    status, answer = ask(odd, {"signature_name": "raw", "instances": [[{"b64": no_text}], ["abc"]]})
     assert status == 200
     assert answer["predictions"] == [
         {"raw_bytes": [{"b64": no_text}], "text": [{"b64": no_text}]},
@@ -127,7 +155,7 @@ def test_bytes_travel_as_base64(odd):
 
 
 def test_nan_and_infinity_are_bare_words(tiny):
-    body = '{"signature_name": "click", "inputs": {"country": ["fr", "fr"], "price": [NaN, -Infinity]}}'
+    body = '{"signature_name": "click", "inputs": {"country": [["fr"], ["fr"]], "price": [[NaN], [-Infinity]]}}'
     response = requests.post(tiny + ":predict", data=body, timeout=30)
     assert response.text == '{"outputs": [[NaN], [-Infinity]]}'
     (nan,), (infinity,) = response.json()["outputs"]
@@ -144,7 +172,7 @@ def test_a_scalar_output_needs_column_format(odd):
     )
 
 
-COUNTRY, PRICE = {"country": ["fr"]}, {"price": [1.0]}
+COUNTRY, PRICE = {"country": [["fr"]]}, {"price": [[1.0]]}
 
 
 @pytest.mark.parametrize(
@@ -178,23 +206,23 @@ COUNTRY, PRICE = {"country": ["fr"]}, {"price": [1.0]}
             "received: ['country'] (missing: ['price'], unknown: [])",
         ),
         (
-            {"inputs": {**COUNTRY, **PRICE, "click": [1]}},
+            {"inputs": {**COUNTRY, **PRICE, "click": [[1]]}},
             "received: ['click', 'country', 'price'] (missing: [], unknown: ['click'])",
         ),
-        ({"inputs": {**COUNTRY, "price": ["1.0"]}}, "input 'price' must be float32; received: \"1.0\""),
-        ({"inputs": {**COUNTRY, "price": [True]}}, "input 'price' must be float32; received: true"),
-        ({"inputs": {**COUNTRY, "price": [None]}}, "input 'price' must be float32; received: null"),
-        ({"inputs": {**COUNTRY, "price": [1e39]}}, "input 'price' must fit float32; received: [[1e+39]]"),
-        ({"inputs": {**COUNTRY, "price": [10**400]}}, "input 'price' must fit float32; received: [[1000"),
-        ({"inputs": {**PRICE, "country": [1]}}, "input 'country' must be string; received: 1"),
-        ({"inputs": {**PRICE, "country": [{"b64": "?"}]}}, "input 'country' must hold base64 under 'b64'"),
+        ({"inputs": {**COUNTRY, "price": [["1.0"]]}}, "input 'price' must be float32; received: \"1.0\""),
+        ({"inputs": {**COUNTRY, "price": [[True]]}}, "input 'price' must be float32; received: true"),
+        ({"inputs": {**COUNTRY, "price": [[None]]}}, "input 'price' must be float32; received: null"),
+        ({"inputs": {**COUNTRY, "price": [[1e39]]}}, "input 'price' must fit float32; received: [[1e+39]]"),
+        ({"inputs": {**COUNTRY, "price": [[10**400]]}}, "input 'price' must fit float32; received: [[1000"),
+        ({"inputs": {**PRICE, "country": [[1]]}}, "input 'country' must be string; received: 1"),
+        ({"inputs": {**PRICE, "country": [[{"b64": "?"}]]}}, "input 'country' must hold base64 under 'b64'"),
         (
-            {"inputs": {**PRICE, "country": ["fr\ud83d"]}},
+            {"inputs": {**PRICE, "country": [["fr\ud83d"]]}},
             "input 'country' must be whole characters; received: \"fr\\ud83d\"",
         ),
         ({"signature_name": "\ud83d", "inputs": 1}, 'Serving signature key "\ud83d" not found'),
-        ({"inputs": {**PRICE, "\ud83d": ["fr"]}}, "unknown: ['\\ud83d']"),
-        ({"inputs": {**COUNTRY, "price": []}}, "input 'price' must have at least one row; received: shape [0, 1]"),
+        ({"inputs": {**PRICE, "\ud83d": [["fr"]]}}, "unknown: ['\\ud83d']"),
+        ({"inputs": {**COUNTRY, "price": []}}, "input 'price' must have at least one row; received: shape [0]"),
         (
             {"inputs": {**COUNTRY, "price": 1.0}},
             "input 'price' must have rank 2 (float32 [batch, 1]); received: shape []",
@@ -208,7 +236,7 @@ COUNTRY, PRICE = {"country": ["fr"]}, {"price": [1.0]}
             "input 'price' must have rows of one length; received: [[1.0, 2.0], [3.0]]",
         ),
         (
-            {"inputs": {**COUNTRY, "price": [1.0, 2.0]}},
+            {"inputs": {**COUNTRY, "price": [[1.0], [2.0]]}},
             "all inputs must have the same number of rows; received: {'country': 1, 'price': 2}",
         ),
         ({"signature_name": "examples", "instances": ["junk"]}, "Feature: country (data type: string) is required"),
@@ -234,19 +262,19 @@ def test_bad_requests_are_refused_with_the_reason(tiny, body, text):
     ],
 )
 def test_values_that_do_not_fit_are_refused(odd, name, value, text):
-    row = {"flag": True, "whole": 1, "small": 1, "exact": 1.0, "half": 1.0, "text": ["a"], name: value}
+    row = {"flag": [True], "whole": [1], "small": [1], "exact": [1.0], "half": [1.0], "text": ["a"], name: [value]}
     assert ask(odd, {"signature_name": "types", "instances": [row]}) == (400, {"error": text})
 
 
 def test_the_graph_may_refuse(odd):
-    status, answer = ask(odd, {"signature_name": "checked", "inputs": [1.0, math.nan]})
+    status, answer = ask(odd, {"signature_name": "checked", "inputs": [[1.0], [math.nan]]})
     assert status == 400
     assert answer["error"].startswith("a feature must be finite : Tensor had NaN values")
     assert "Traceback" not in answer["error"]
 
 
 def test_a_dtype_that_json_has_no_word_for(odd):
-    status, answer = ask(odd, {"signature_name": "turned", "inputs": [1.0]})
+    status, answer = ask(odd, {"signature_name": "turned", "inputs": [[1.0]]})
     assert (status, answer) == (500, {"error": "TypeError: Object of type complex is not JSON serializable"})
 
 

@@ -14,7 +14,7 @@ FORMAT = 1
 
 
 def write_manifest(path, version, model, tasks, functions, counts, score=None):
-    """Writes `manifest.json`: versions, tasks, features, signatures, parameters, and a checksum for each file.
+    """Writes `manifest.json`: versions, the server needed, tasks, features, signatures, parameters, and checksums.
 
     With a `ScoreFusion` also the weights that its signature has.
     """
@@ -36,6 +36,8 @@ def write_manifest(path, version, model, tasks, functions, counts, score=None):
             keras.__name__: keras.__version__,
             "mtl_layers": mtl_layers.__version__,
         },
+        # A graph may hold what an older TensorFlow does not know; bug fixes, the third number, add nothing to it.
+        "needs": {"tensorflow_serving": ".".join(tf.__version__.split(".")[:2])},
         "tasks": tasks,
         "features": {
             name: {"dtype": spec.dtype.name, "shape": spec.shape.as_list()} for name, spec in features.items()

@@ -8,10 +8,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from serving.exporting.parsing import stored_dtype
 from serving.op_text import op_text
-
-FILE = "assets.extra/tf_serving_warmup_requests"
-LIMIT = 1000
-"""TensorFlow Serving refuses a version with more records."""
+from serving.warmup_file import MAX_WARMUP_REQUESTS, WARMUP_FILE
 
 
 def check_batch_sizes(batch_sizes):
@@ -29,12 +26,12 @@ def write_warmup_requests(path, functions, rows, batch_sizes):
 
     Each is run before: a server that fails at one never serves the version.
     """
-    if len(functions) * len(batch_sizes) > LIMIT:
+    if len(functions) * len(batch_sizes) > MAX_WARMUP_REQUESTS:
         raise ValueError(
-            f"`batch_sizes` must give at most {LIMIT} warm-up requests; "
+            f"`batch_sizes` must give at most {MAX_WARMUP_REQUESTS} warm-up requests; "
             f"received: {len(batch_sizes)} sizes for {len(functions)} signatures"
         )
-    file = path / FILE
+    file = path / WARMUP_FILE
     file.parent.mkdir()
     with tf.io.TFRecordWriter(str(file)) as writer:
         for name, function in functions.items():
@@ -111,4 +108,4 @@ def _feature(values):
         return tf.train.Feature(bytes_list=tf.train.BytesList(value=encoded))
     if kind == tf.float32:
         return tf.train.Feature(float_list=tf.train.FloatList(value=values))
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=[int(value) for value in values]))

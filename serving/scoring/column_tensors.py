@@ -14,7 +14,7 @@ def check_column(name, found, spec):
 
     Args:
         name: Name of the column and of the input.
-        found: The column's Arrow type.
+        found: The column's Arrow type; no dictionary.
         spec: The input's `tf.TensorSpec`.
 
     Raises:
@@ -26,9 +26,8 @@ def check_column(name, found, spec):
             f"Input '{name}' of the signature must be [batch] or [batch, values] to be fed from a column; "
             f"received: shape={spec.shape}"
         )
-    plain = _plain(found)
-    value_type = _plain(plain.value_type) if _is_list(plain) else plain
-    fits = rank == 2 if _is_list(plain) else rank == 1 or spec.shape[1] in (1, None)
+    value_type = found.value_type if is_list(found) else found
+    fits = rank == 2 if is_list(found) else rank == 1 or spec.shape[1] in (1, None)
     if not (fits and _accepts(spec.dtype, value_type)):
         wanted = f"a list of {spec.dtype.name}" if rank == 2 and spec.shape[1] != 1 else spec.dtype.name
         raise TypeError(f"Column '{name}' must be {wanted} (input of shape {spec.shape}); received: type={found}")
@@ -43,7 +42,7 @@ def column_array(name, column, spec, first_row):
 
     Args:
         name: Name of the column and of the input.
-        column: The `pyarrow.Array`, of a type that `check_column` let pass.
+        column: The `pyarrow.Array`, of a type that `check_column` let pass, or the text of numbers: a key of a CSV.
         spec: The input's `tf.TensorSpec`.
         first_row: Number of the batch's first row in the input, counted from 0, for error messages.
 
@@ -51,14 +50,12 @@ def column_array(name, column, spec, first_row):
         ValueError: On a null where an integer, a string or a list must be, a number that the input's type cannot hold,
             or a list of the wrong length.
     """
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
     nulls_are_nan = spec.dtype.is_floating
-    if column.null_count and (_is_list(column.type) or not nulls_are_nan):
+    if column.null_count and (is_list(column.type) or not nulls_are_nan):
         raise ValueError(
             f"Column '{name}' must not hold nulls; received: null in row {first_row + _first_null(column)}"
         )
-    if not _is_list(column.type):
+    if not is_list(column.type):
         array = _values(name, column, spec.dtype, first_row)
         return array if spec.shape.rank == 1 else array[:, None]  # [batch, 1]
 
@@ -73,8 +70,6 @@ def column_array(name, column, spec, first_row):
             f"received: {lengths[row]} values in row {first_row + row}"
         )
     flat = column.flatten()
-    if pa.types.is_dictionary(flat.type):
-        flat = flat.dictionary_decode()
     if flat.null_count and not nulls_are_nan:
         row = pc.list_parent_indices(column)[_first_null(flat)].as_py()
         raise ValueError(f"Column '{name}' must not hold nulls; received: null in the list of row {first_row + row}")
@@ -90,6 +85,9 @@ def _values(name, column, dtype, first_row):
         return column.cast(pa.large_binary()).to_numpy(zero_copy_only=False)
     wanted = dtype.as_numpy_dtype
     try:
+        if is_text(column.type):  # as pyarrow reads the numbers of a CSV
+            column = pc.ascii_trim_whitespace(column)
+            column = column.cast(pa.float64()) if dtype.is_floating else column
         if not dtype.is_floating:
             return column.cast(pa.from_numpy_dtype(wanted)).to_numpy(zero_copy_only=False)
         if pa.types.is_boolean(column.type):
@@ -106,7 +104,7 @@ def _values(name, column, dtype, first_row):
 
 def _accepts(dtype, found):
     if dtype.name == "string":
-        return any(check(found) for check in _TEXT)
+        return is_text(found)
     if dtype.is_bool:
         return pa.types.is_boolean(found)
     whole = pa.types.is_integer(found) or pa.types.is_boolean(found)
@@ -119,16 +117,18 @@ def _padding(dtype):
     return -1 if dtype.is_integer else 0
 
 
-def _plain(found):
-    return found.value_type if pa.types.is_dictionary(found) else found
-
-
-def _is_list(found):
+def is_list(found):
+    """Whether an Arrow type is a list of any kind that feeds an input."""
     return pa.types.is_list(found) or pa.types.is_large_list(found) or pa.types.is_fixed_size_list(found)
 
 
 def _first_null(column):
     return pc.index(column.is_null(), True).as_py()
+
+
+def is_text(found):
+    """Whether an Arrow type is that of strings or bytes, of any kind."""
+    return any(check(found) for check in _TEXT)
 
 
 _TEXT = (

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+_START_OVER = "throw away what was scored and start over: pass --restart (restart=True)"
+
 
 class PartFiles:
     """Collects a table part by part in `OUTPUT.partial/` and publishes it under its final name in one step.
@@ -22,6 +24,7 @@ class PartFiles:
         identity: JSON-able dict of everything that the rows depend on.
         write: Function of (path, schema, iterator of tables) that writes the final file.
         overwrite: Whether an existing final file may be replaced. Defaults to False.
+        restart: Whether parts that an earlier run has finished are thrown away. Defaults to False.
 
     Attributes:
         rows: Number of rows in finished parts.
@@ -37,12 +40,13 @@ class PartFiles:
         ...     parts.publish()
     """
 
-    def __init__(self, output, schema, identity, write, overwrite=False):
+    def __init__(self, output, schema, identity, write, overwrite=False, restart=False):
         self.output = Path(output)
         self.schema = schema
         self.identity = identity
         self.write = write
         self.overwrite = overwrite
+        self.restart = restart
         self.directory = self.output.with_name(self.output.name + ".partial")
         self.rows = 0
         self._parts = []
@@ -59,8 +63,11 @@ class PartFiles:
             self._refuse_existing()
             for left_over in self.directory.glob("*.tmp"):
                 left_over.unlink()
+            self._parts = sorted(self.directory.glob("rows-*.arrow"))
+            if self.restart:
+                self._remove_parts()
             self._compare_state()
-            self._find_parts()
+            self._count_rows()
         except BaseException:
             os.close(self._lock)
             raise
@@ -88,12 +95,18 @@ class PartFiles:
         self._published = True
 
     def _remove(self):
-        # A kill in between leaves fewer parts from the start on, which a next run can go on with. The lock goes last:
-        # until then no other process can begin in this directory, and after it rmdir fails if one did.
-        for file in (*reversed(self._parts), self.directory / "state.json", self.directory / "lock"):
-            file.unlink(missing_ok=True)
+        self._remove_parts()
+        # The lock goes last: until then no other process can begin in this directory, and after it rmdir fails if one
+        # did.
+        for name in ("state.json", "lock"):
+            (self.directory / name).unlink(missing_ok=True)
         with suppress(OSError):
             self.directory.rmdir()
+
+    def _remove_parts(self):
+        # From the last one on: a kill in between leaves parts from the first row on, which a next run can go on with.
+        while self._parts:
+            self._parts.pop().unlink(missing_ok=True)
 
     def _refuse_existing(self):
         if self.output.exists() and not self.overwrite:
@@ -114,14 +127,14 @@ class PartFiles:
 
     def _compare_state(self):
         path = self.directory / "state.json"
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            if any(self.directory.glob("rows-*.arrow")):
-                raise ValueError(f"'{self.directory}' holds parts without state.json; {self._start_over()}") from None
+        if not self._parts:  # what nothing was made from binds nobody
             with self._disk_errors(), _complete_file(path) as unfinished:
                 unfinished.write_text(json.dumps(self.identity, indent=1), encoding="utf-8")
             return
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ValueError(f"'{self.directory}' holds parts without state.json; {_START_OVER}") from None
         wanted = json.loads(json.dumps(self.identity))  # tuples become lists
         changes = [
             f"{key} was {found.get(key)!r} and is {wanted.get(key)!r}"
@@ -131,19 +144,15 @@ class PartFiles:
         if changes:
             raise ValueError(
                 f"'{self.directory}' was begun with something else: {'; '.join(changes)}. Go on with what it was begun "
-                f"with, or {self._start_over()}"
+                f"with, or {_START_OVER}"
             )
 
-    def _find_parts(self):
-        self._parts = sorted(self.directory.glob("rows-*.arrow"))
+    def _count_rows(self):
         for part in self._parts:
             _, first, end = part.stem.split("-")
             if int(first) != self.rows:
-                raise ValueError(f"'{self.directory}' lacks the part from row {self.rows}; {self._start_over()}")
+                raise ValueError(f"'{self.directory}' lacks the part from row {self.rows}; {_START_OVER}")
             self.rows = int(end)
-
-    def _start_over(self):
-        return f"start over by deleting it: rm -r '{self.directory}'"
 
     @contextmanager
     def _disk_errors(self):

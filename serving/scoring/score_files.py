@@ -4,6 +4,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from serving.scoring.column_tensors import is_list, is_text
+
 
 def write_parquet(path, schema, tables):
     """Writes tables of one schema to a Parquet file, one row group each."""
@@ -59,7 +61,7 @@ def check_tfrecord_batch(batch, first_row):
 
 
 def _kind(found):
-    if pa.types.is_list(found) or pa.types.is_fixed_size_list(found):
+    if is_list(found):
         found = found.value_type
     if pa.types.is_uint64(found):
         return None
@@ -67,9 +69,7 @@ def _kind(found):
         return "int64"
     if pa.types.is_float32(found) or pa.types.is_float16(found):
         return "float"
-    if any(check(found) for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)):
-        return "bytes"
-    return None
+    return "bytes" if is_text(found) else None
 
 
 def _feature_maker(tf, found):

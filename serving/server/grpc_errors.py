@@ -6,7 +6,7 @@ import grpc
 
 from serving.request_error import RequestError
 
-_MAX_TEXT = 2000  # a status travels in HTTP/2 trailers, which clients limit to 8 KB
+_MAX_BYTES = 2600  # a status travels in HTTP/2 trailers, three characters a byte, which clients limit to 8 KB
 
 
 @asynccontextmanager
@@ -15,7 +15,7 @@ async def aborting_on_error(context):
     try:
         yield
     except RequestError as error:
-        await context.abort(grpc.StatusCode[error.code], error.text[:_MAX_TEXT])
+        await context.abort(grpc.StatusCode[error.code], _cut(error.text))
 
 
 def target_of(request):
@@ -30,6 +30,10 @@ def target_of(request):
     if spec.HasField("version_label"):
         raise RequestError("INVALID_ARGUMENT", f"Unrecognized servable version label: {spec.version_label}")
     return spec.name, spec.version.value if spec.HasField("version") else None
+
+
+def _cut(text):
+    return text.encode(errors="replace")[:_MAX_BYTES].decode(errors="ignore")
 
 
 def unimplemented(text):

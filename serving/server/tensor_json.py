@@ -2,9 +2,8 @@
 
 A row is a value, or an object of values by input name; a column holds all rows of one input. Bytes are
 `{"b64": "..."}`.
-As in TensorFlow Serving, NaN and the infinities are written and read as the bare words NaN, Infinity, -Infinity.
-One thing is read more generously here: a [batch, 1] input takes `1.0` as well as `[1.0]` for a row; TensorFlow Serving
-itself wants `[1.0]`.
+As in TensorFlow Serving, NaN and the infinities are written and read as the bare words NaN, Infinity, -Infinity, and a
+[batch, 1] input takes `[1.0]` for a row and not `1.0`.
 """
 
 import base64
@@ -115,16 +114,15 @@ def _is_base64(value):
 
 
 def _read_tensor(value, spec):
-    if spec.is_column and isinstance(value, list):
-        value = [row if isinstance(row, list) else [row] for row in value]
     try:
         leaves = np.array(value, dtype=object)  # object keeps JSON's own types: true is no number, "1" no float
         if any(isinstance(leaf, list) for leaf in leaves.flat):
             raise ValueError("a list among values")
     except ValueError as error:
         raise _invalid(f"input '{spec.name}' must have rows of one length; received: {_show(value)}") from error
-    if spec.is_column and leaves.size == 0:
-        leaves = leaves.reshape(-1, 1)
+    if spec.is_column and leaves.ndim == 1 and leaves.size:
+        row = leaves[0]
+        raise _invalid(f"input '{spec.name}' must be {spec}: {_show([row])} for a row; received: {_show(row)}")
     if spec.dtype == "string":
         return _map(leaves, lambda leaf: _read_bytes(leaf, spec))
     return _cast(leaves, spec)

@@ -6,9 +6,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from serving.request_error import RequestError
-
-WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
-MAX_RECORDS = 1000  # TensorFlow Serving's own limit
+from serving.warmup_file import MAX_WARMUP_REQUESTS, WARMUP_FILE
 
 
 def replay_warmup(servable, path):
@@ -32,8 +30,8 @@ def replay_warmup(servable, path):
     count = 0
     try:
         for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
-            if count == MAX_RECORDS:
-                raise ValueError(f"at most {MAX_RECORDS} records are allowed")
+            if count == MAX_WARMUP_REQUESTS:
+                raise ValueError(f"at most {MAX_WARMUP_REQUESTS} records are allowed")
             _replay(servable, record)
             count += 1
     except (ValueError, RequestError, tf.errors.OpError) as error:

@@ -1,10 +1,17 @@
 """A moment until which an answer must be there."""
 
+import math
 import time
+from numbers import Real
+
+_YEAR = 365 * 86400.0  # sockets and gRPC count no further than some hundred years
 
 
 class Deadline:
-    """Counts down from `seconds`.
+    """Counts down from `seconds`, of which a year is the most.
+
+    Raises:
+        ValueError: If `seconds` is no positive, finite number.
 
     Example:
 
@@ -13,10 +20,10 @@ class Deadline:
     """
 
     def __init__(self, seconds):
-        if not seconds > 0:
-            raise ValueError(f"`timeout` must be a positive number of seconds; received: timeout={seconds}")
-        self.seconds = seconds
-        self._end = time.monotonic() + seconds
+        if not isinstance(seconds, Real) or not 0 < seconds < math.inf:
+            raise ValueError(f"`timeout` must be a positive, finite number of seconds; received: timeout={seconds!r}")
+        self.seconds = min(float(seconds), _YEAR)
+        self._end = time.monotonic() + self.seconds
 
     def remaining(self):
         """Seconds left, at least a millisecond: a late call fails by its own timeout and not by a negative one."""

@@ -7,8 +7,9 @@ def feature_arrays(features, signature):
     """Returns `features` as NumPy arrays of the signature's dtypes.
 
     A 1-D value becomes [batch, 1] where the signature says [batch, 1], and only there: a [batch] input, such as the
-    serialized examples, stays [batch]. Integers widen to floats, floats are never cut to integers. Strings become
-    object arrays of str or bytes. A name that the signature does not know is passed on, for the server to refuse.
+    serialized examples, stays [batch]. Integers become floats, and integers of any kind that holds them; floats are
+    never cut to integers. Strings become object arrays of str or bytes. A name that the signature does not know is
+    passed on, for the server to refuse.
 
     Args:
         features: dict of input name to list, array or scalar.
@@ -16,7 +17,7 @@ def feature_arrays(features, signature):
 
     Raises:
         TypeError: a value whose dtype cannot become the signature's.
-        ValueError: rows of unequal length, or an integer too large for the dtype.
+        ValueError: rows of unequal length, or a number too large for the dtype.
 
     Example:
 
@@ -56,15 +57,24 @@ def _cast(name, array, dtype):
     if dtype == "bfloat16":  # float32 is the nearest that NumPy has
         dtype = "float32"
     target = np.dtype(dtype)
-    widens = array.dtype.kind in "iu" and target.kind == "f"
-    if array.size and not widens and not np.can_cast(array.dtype, target, "same_kind"):
+    # an integer may become any other and a float: whether it does is told below, by its value
+    is_whole = array.dtype.kind in "iu" and target.kind in "iuf"
+    if array.size and not is_whole and not np.can_cast(array.dtype, target, "same_kind"):
         raise TypeError(
             f"`features['{name}']` must hold {dtype}; received: dtype {array.dtype}, {_show(array.tolist())}"
         )
-    cast = array.astype(target)
-    if array.dtype.kind in "iu" and target.kind in "iu" and not np.array_equal(cast, array):
+    with np.errstate(over="ignore"):
+        cast = array.astype(target)
+    if array.size and not _fits(array, cast):
         raise ValueError(f"`features['{name}']` must fit {dtype}; received: {_show(array.tolist())}")
     return cast
+
+
+def _fits(array, cast):
+    if cast.dtype.kind in "iu":
+        return np.array_equal(cast, array)
+    # what was finite must not have become infinite
+    return cast.dtype.kind != "f" or np.array_equal(np.isinf(cast), np.isinf(array))
 
 
 def _show(value):

@@ -11,6 +11,7 @@ import urllib3
 from serving.request_error import RequestError
 from serving.signature import read_signatures
 from serving.transport.serving_error import ServingError, ServingTimeoutError
+from serving.transport.timely_http import TimelyAdapter
 
 _CODES = {
     **{status: code for code, status in reversed(RequestError.HTTP_STATUS.items())},
@@ -20,7 +21,6 @@ _CODES = {
     502: "UNAVAILABLE",
 }
 _LEAVES = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}}  # JSON's own types, by the kind of a dtype
-_CHUNK = 2**20
 _HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
 
 
@@ -41,7 +41,7 @@ class RestTransport:
         base = address if "://" in address else f"http://{address}"
         self._url = f"{base.rstrip('/')}/v1/models/{quote(model_name, safe='')}"
         self._session = requests.Session()
-        pool = requests.adapters.HTTPAdapter(pool_maxsize=64, max_retries=0)
+        pool = TimelyAdapter(pool_maxsize=64, max_retries=0)
         self._session.mount("http://", pool)
         self._session.mount("https://", pool)
 
@@ -76,15 +76,21 @@ class RestTransport:
         return self._url if version is None else f"{self._url}/versions/{version}"
 
     def _call(self, method, url, deadline, body=None):
+        timeout = urllib3.Timeout(total=deadline.remaining())
         try:
-            response = self._session.request(
-                method, url, data=body, timeout=deadline.remaining(), stream=True, headers=_HEADERS
-            )
-            content = self._read(response, deadline)
+            # A redirected POST would arrive as a GET, without its body.
+            with self._session.request(
+                method, url, data=body, timeout=timeout, stream=True, headers=_HEADERS, allow_redirects=False
+            ) as response:
+                content = response.raw.read(decode_content=True)
         except (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError) as error:
             raise ServingTimeoutError(self._address, deadline.seconds) from error
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise ServingError("UNAVAILABLE", str(error), self._address) from error
+        if response.is_redirect:
+            text = f"HTTP {response.status_code}, a redirect, which is not followed; "
+            text += f"give `address` where it leads: {response.headers['location']}"
+            raise ServingError("UNKNOWN", text, self._address)
         try:
             answer = json.loads(content)
         except ValueError as error:
@@ -94,16 +100,6 @@ class RestTransport:
             text = answer.get("error", answer) if isinstance(answer, dict) else answer
             raise ServingError(_CODES.get(response.status_code, "UNKNOWN"), str(text), self._address)
         return answer
-
-    def _read(self, response, deadline):
-        # requests' own timeout starts anew with every packet: a server that drips would never be late
-        with response:
-            chunks = []
-            while chunk := response.raw.read1(_CHUNK, decode_content=True):
-                chunks.append(chunk)
-                if deadline.is_over():
-                    raise TimeoutError
-            return b"".join(chunks)
 
 
 def _to_json(array):

@@ -23,9 +23,20 @@ class ServingError(Exception):
         self.text = text
         self.address = address
 
+    def __reduce__(self):  # pickled and copied by the arguments: Exception has kept only their text
+        return type(self), (self.code, self.text, self.address)
+
 
 class ServingTimeoutError(ServingError, TimeoutError):
-    """No answer within the deadline. Also a `TimeoutError`; the server may still have done the work."""
+    """No answer within the deadline. Also a `TimeoutError`; the server may still have done the work.
+
+    Attributes:
+        seconds: the deadline.
+    """
 
     def __init__(self, address, seconds):
         super().__init__("DEADLINE_EXCEEDED", f"no answer within the deadline of {seconds:g} seconds", address)
+        self.seconds = seconds
+
+    def __reduce__(self):
+        return type(self), (self.address, self.seconds)

@@ -1,0 +1,68 @@
+"""Rows of a CSV file."""
+
+import csv
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from serving.scoring.column_tensors import check_column
+from serving.scoring.row_stream import check_columns, needed_columns, readable, resized
+
+
+class CsvRows:
+    """The rows of a CSV file; what it has and raises stands under `open_rows`."""
+
+    num_rows = None
+
+    def __init__(self, path, inputs, keys):
+        self.paths = [path]
+        with readable(path), path.open(newline="", encoding="utf-8-sig") as stream:
+            names = next(csv.reader(stream), None)
+        if names is None:
+            raise ValueError(f"`input` must have a header row; received: input='{path}', which is empty")
+        self._one_column = len(names) == 1
+        check_columns(path, names, inputs, keys)
+        types = {name: _arrow_type(spec) for name, spec in inputs.items()}
+        for name, spec in inputs.items():
+            check_column(name, types[name], spec)
+        # Keys stay text, features or not: as a number "007" would become 7.
+        types.update(dict.fromkeys(keys, pa.string()))
+        self.schema = pa.schema([(name, types[name]) for name in needed_columns(inputs, keys)])
+
+    def batches(self, start, size):
+        return resized(_dropped(self._read(), start), self.schema, size)
+
+    def _read(self):
+        batches, rows = self._blocks(), 0
+        while True:
+            with readable(self.paths[0], f" from row {rows} on"):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            rows += len(batch)
+            yield batch
+
+    def _blocks(self):
+        options = pa_csv.ConvertOptions(
+            column_types=self.schema,
+            include_columns=self.schema.names,
+            null_values=[],  # "NA" and "" are values like any other
+            strings_can_be_null=False,
+        )
+        # Of one column, an empty line is a row with the value "".
+        parsing = pa_csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=not self._one_column)
+        yield from pa_csv.open_csv(self.paths[0], parse_options=parsing, convert_options=options)
+
+
+def _dropped(batches, start):
+    for batch in batches:
+        if start < len(batch):
+            yield batch.slice(start)
+        start = max(0, start - len(batch))
+
+
+def _arrow_type(spec):
+    if spec.dtype.name == "string":
+        return pa.string()
+    # In float64 a number is still as large as it was written: what float32 cannot hold is refused and not infinite.
+    return pa.float64() if spec.dtype.is_floating else pa.from_numpy_dtype(spec.dtype.as_numpy_dtype)
