@@ -23,5 +23,9 @@ def fit(model, data, steps, epochs, metrics=(), callbacks=()):
             dict.fromkeys(model.output, "binary_crossentropy"), {task: list(metrics) for task in model.output}
         ),
     )
-    verbose = 1 if sys.stdout.isatty() else 2
-    return model.fit(data, epochs=epochs, verbose=verbose, shuffle=False, callbacks=list(callbacks)).history
+    return model.fit(data, epochs=epochs, verbose=verbosity(), shuffle=False, callbacks=list(callbacks)).history
+
+
+def verbosity():
+    """Keras' progress bar on a terminal, and elsewhere a line at the end."""
+    return 1 if sys.stdout.isatty() else 2

@@ -36,22 +36,20 @@ def test_the_blocks_run_one_after_the_other(tmp_path, monkeypatch, capsys):
     exec(BLOCKS[3], names)
     candidates = names["supernet"].candidates(6)
     assert list(candidates)[:2] == ["derived", "full"] and names["route"] == list(candidates.values())[-1]
-    assert names["layer"].route == names["route"] and names["search"].policy is not None
-
-    alpha = np.array(names["supernet"].alpha.numpy())
-    exec(BLOCKS[4], names)
-    assert names["search"].start_step is None and (names["supernet"].alpha.numpy() != alpha).any()
+    assert names["layer"].route == names["route"] and len(candidates) == 6
+    assert int(names["supernet"].search_step.numpy()) == 20 + 2 * 16  # and none of those of `fit` moved a route
+    assert names["search"].start_step is None and np.abs(names["supernet"].alpha.numpy()).max() > 0.1
 
     with serving.LocalServer(tmp_path / "build" / "ranker", "model") as server:
-        exec(BLOCKS[5].replace("127.0.0.1:8500", f"127.0.0.1:{server.port}"), names)
+        exec(BLOCKS[4].replace("127.0.0.1:8500", f"127.0.0.1:{server.port}"), names)
     assert names["scores"]["click"].shape == (2, 1)
     assert list(names["scores"]) == ["click"]
 
-    exec(BLOCKS[6], names)
+    exec(BLOCKS[5], names)
     layer = names["Pairwise"](3, (4,))
     x = np.ones((2, 5), "float32")
     y = keras.ops.convert_to_numpy(layer(x)) if hasattr(keras, "ops") else layer(x).numpy()
     assert y.shape == (2, 3, 4)
     assert layer.count_params() == 3 * (5 * 4 + 4) + 3 * 5 * 2
     np.testing.assert_allclose(np.stack(layer.freeze()(x), axis=1), y, atol=1e-6)
-    assert len(BLOCKS) == 7, "a new block needs a line here"
+    assert len(BLOCKS) == 6, "a new block needs a line here"
