@@ -43,6 +43,14 @@ def check_number(name, value, minimum=0.0, maximum=None):
     return float(value)
 
 
+def check_finite(name, value):
+    """Returns a number that is finite in float32."""
+    legal = isinstance(value, Real) and not isinstance(value, bool)
+    if not legal or not abs(value) <= float(np.finfo("float32").max):  # nor is NaN
+        raise ValueError(f"`{name}` must be a number that is finite in float32; received: {name}={value!r}")
+    return float(value)
+
+
 def check_indexes(name, value, size):
     """Returns distinct indexes below `size` as a tuple; None stands for all of them."""
     if value is None:
@@ -73,6 +81,14 @@ def per_level(name, value, num_levels):
             f"received: {name}={value!r}"
         )
     return tuple(value)
+
+
+def check_activation(value):
+    """Returns the function; not a layer, whose weights would fit the tensor that it is first called on."""
+    function = keras.activations.get(value)
+    if isinstance(function, keras.layers.Layer):
+        raise ValueError(f"`activation` must be a function or its name; received: activation={value!r}")
+    return function
 
 
 def is_keras_activation(function):

@@ -1,6 +1,6 @@
 """The arguments that all layers made of dense networks have in common."""
 
-from mtl_layers._checks import check_rate
+from mtl_layers._checks import check_activation, check_rate
 from mtl_layers._keras import keras
 
 
@@ -8,7 +8,7 @@ class ExpertArguments(keras.layers.Layer):
     """Base of the layers that are made of dense networks: how those are activated, drawn and regularized.
 
     Args:
-        activation: Activation of every layer. Defaults to `"relu"`.
+        activation: Activation of every layer, a function or its name. Defaults to `"relu"`.
         dropout: Rate of dropout after every layer, in [0, 1). Defaults to `0.0`.
         use_bias: Whether layers have a bias. Defaults to `True`.
         kernel_initializer: Initializer of each network's kernels. Defaults to `"glorot_uniform"`.
@@ -30,7 +30,7 @@ class ExpertArguments(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.activation = keras.activations.get(activation)
+        self.activation = check_activation(activation)
         self.dropout = check_rate("dropout", dropout)
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)

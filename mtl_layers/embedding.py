@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from mtl_layers._checks import check_positive
-from mtl_layers._keras import keras, ops, register
+from mtl_layers._keras import BACKEND, keras, ops, register
 from mtl_layers._rows import gather_rows
 from mtl_layers.features import MultiValued, Numeric, deserialize, serialize
 from mtl_layers.features.spec import Spec
@@ -33,10 +33,17 @@ class FeatureEmbedding(keras.layers.Layer):
         `inputs()` makes the matching dict of `keras.Input`.
     Output shape: `[batch, dim]`: embeddings by width, multi-valued features, then numbers, each in the dict's order.
 
+    Integer ids belong in integer arrays. `adapt` and a call of this layer refuse others, but in a model Keras casts
+    arrays to the type of their `Input` first: in a float column, which pandas makes of ids where one is missing, NaN
+    becomes some id, and ids above 2**24 merge with their neighbours.
+
+    Models with a `Numeric` feature are not compiled by XLA, which would leave out the check that numbers are finite. On
+    tf_keras that is for you to see to: leave `jit_compile` of `compile` as it is.
+
     Raises:
-        ValueError: If a specification is not adapted when the layer is built, a feature is missing, or its type is not
-            the specified one.
-        InvalidArgumentError: From TensorFlow at a call, if a `Numeric` feature without `nan_value` is not finite.
+        ValueError: On another backend than TensorFlow; if a specification is not adapted when the layer is built, a
+            feature is missing, or its type, as it comes to the layer, is not the specified one.
+        InvalidArgumentError: From TensorFlow at a call, if a `Numeric` feature is not finite; NaN is for `nan_value`.
 
     Example:
         >>> features = mtl.FeatureEmbedding({
@@ -50,6 +57,8 @@ class FeatureEmbedding(keras.layers.Layer):
     """
 
     def __init__(self, features, width=8, *, embeddings_initializer="uniform", embeddings_regularizer=None, **kwargs):
+        if BACKEND != "tensorflow":
+            raise ValueError(f"FeatureEmbedding must run on the TensorFlow backend; received: backend={BACKEND!r}")
         # Keras would cast the raw numbers to bfloat16 on the way in, before any is standardised or looked up.
         super().__init__(**{**kwargs, "autocast": False})
         if not isinstance(features, dict) or not features:
@@ -58,6 +67,8 @@ class FeatureEmbedding(keras.layers.Layer):
         for name, spec in specs.items():
             if not isinstance(spec, Spec):
                 raise ValueError(f"`features` must hold specifications of mtl.features; received: {name}={spec!r}")
+        # XLA, Keras 3's default on a GPU, leaves out the check that numbers are finite.
+        self.supports_jit = not any(isinstance(spec, Numeric) for spec in specs.values())
         self.width = check_positive("width", width)
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
         self.embeddings_regularizer = keras.regularizers.get(embeddings_regularizer)
@@ -71,15 +82,17 @@ class FeatureEmbedding(keras.layers.Layer):
         """Learns vocabularies, means and quantiles from data, in one pass; must come before the first call.
 
         Args:
-            data: Dict of arrays, or a `tf.data.Dataset` of dicts (or of tuples that begin with one). Features that
-                the specifications do not name are ignored.
+            data: Dict of arrays, such as `dict(df)` of a DataFrame, or a `tf.data.Dataset` of dicts (or of tuples that
+                begin with one). Features that the specifications do not name are ignored. Rows of a `MultiValued`
+                feature may be lists of any length.
 
-        Specifications that are given adapted stay as they are, and nothing is read where all are. What was learned is
-        in the attribute `features`, a dict of specifications that another layer can start from.
+        Specifications that are given adapted stay as they are, only the types of their arrays are checked; nothing is
+        read where all are. What was learned is in the attribute `features`, a dict of specifications that another layer
+        can start from.
 
         Raises:
-            ValueError: If the layer is built or has learned before, a feature is missing, or its values are not of its
-                type.
+            ValueError: If the layer is built or has learned before, `data` holds no dicts, a feature is missing, or its
+                values are not of its type.
         """
         if self.built:
             raise ValueError("`adapt` must come before the layer is built: the size of its table is then fixed")
@@ -93,10 +106,17 @@ class FeatureEmbedding(keras.layers.Layer):
         summaries = {name: spec.start() for name, spec in learning}
         for batch in [data] if isinstance(data, dict) else data:
             batch = batch[0] if isinstance(batch, tuple) else batch
-            self._check_names(batch)
-            for name, spec in learning:
+            if not isinstance(batch, dict):
+                raise ValueError(
+                    "`data` must be a dict of arrays, such as dict(df) of a DataFrame, or batches of such dicts; "
+                    f"received: {type(data).__name__} of {type(batch).__name__}"
+                )
+            self._check_names("data", batch)
+            for name, spec in self.specs:
                 values = getattr(batch[name], "values", batch[name])  # of a ragged tensor, all there are
-                summaries[name] = spec.update(summaries[name], values, name)
+                if name in summaries:
+                    summaries[name] = spec.update(summaries[name], values, name)
+                spec.check_type(values, name)
         learned = {name: spec.finish(summaries[name], name) for name, spec in learning}
         self.specs = tuple((name, learned.get(name, spec)) for name, spec in self.specs)
         self._has_learned = True
@@ -147,7 +167,9 @@ class FeatureEmbedding(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs):
-        self._check_names(inputs)
+        if not isinstance(inputs, dict):
+            raise ValueError(f"`inputs` must be a dict of features; received: {type(inputs).__name__}")
+        self._check_names("inputs", inputs)
         single = {width: [] for width in self._widths}
         pooled, numbers = [], []
         for (name, spec), preprocessor in zip(self.specs, self.preprocessors, strict=True):
@@ -169,12 +191,10 @@ class FeatureEmbedding(keras.layers.Layer):
         parts += pooled + [ops.cast(number, self.compute_dtype) for number in numbers]
         return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=-1)
 
-    def _check_names(self, inputs):
-        if not isinstance(inputs, dict):
-            raise ValueError(f"`inputs` must be a dict of features; received: {type(inputs).__name__}")
-        missing = [name for name, _ in self.specs if name not in inputs]
+    def _check_names(self, argument, given):
+        missing = [name for name, _ in self.specs if name not in given]
         if missing:
-            raise ValueError(f"`inputs` must have every feature; missing: {missing}; received: {sorted(inputs)}")
+            raise ValueError(f"`{argument}` must have every feature; missing: {missing}; received: {list(given)}")
 
     def _typed(self, values, name, spec):
         if isinstance(values, tf.RaggedTensor):
@@ -183,7 +203,7 @@ class FeatureEmbedding(keras.layers.Layer):
         legal = {
             "string": values.dtype == tf.string,
             "int64": values.dtype.is_integer,
-            "float32": values.dtype.is_floating or values.dtype.is_integer,
+            "float32": values.dtype.is_floating or values.dtype.is_integer or values.dtype.is_bool,
         }
         if not legal[spec.dtype]:
             raise ValueError(f"`{name}` must be of type {spec.dtype}; received: {values.dtype.name}")

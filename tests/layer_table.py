@@ -75,8 +75,8 @@ FEATURES = {
 }
 # Neither the names nor the shapes are in alphabetical order: who sorts them somewhere is found out.
 TASKS = {
-    "watch_time": mtl.towers.Regression((4, 3)),
-    "like_comment": (6,),
+    "watch_time": mtl.towers.Regression((4, 3), "softplus"),
+    "like_comment": mtl.towers.Binary((6,), prior=0.1),
     "genre": mtl.towers.MultiClass(3, ()),
     "like": (6,),
 }

@@ -83,6 +83,13 @@ def test_every_public_layer_has_a_row():
     assert "FeatureEmbedding" in ROWS
 
 
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="of other backends")
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.needs_tensorflow])
+def test_a_layer_that_needs_tensorflow_says_so(name):
+    with pytest.raises(ValueError, match=f"{name} must run on the TensorFlow backend; received: backend='{BACKEND}'"):
+        ROWS[name].make()
+
+
 @every_row
 def test_config_survives_json_and_makes_an_equal_layer(name):
     layer = ROWS[name].make(name="mine")

@@ -250,3 +250,20 @@ def test_freezing_for_tasks_that_do_not_exist_is_refused(tasks):
     with pytest.raises(ValueError) as caught:
         layer.freeze(tasks)
     assert str(caught.value) == f"`tasks` must be distinct indexes below 2, or None for all; received: tasks={tasks}"
+
+
+@pytest.mark.parametrize(
+    ("built_on", "given", "legal"),
+    [
+        ((4, DIM), (4, 2, DIM), "[batch, dim]"),
+        *(((4, 2, DIM), (4, *rest, DIM), "[batch, 2, dim]") for rest in ((), (3,))),
+    ],
+)
+def test_a_built_layer_takes_what_it_was_built_on(built_on, given, legal):
+    """It took the first rows for those of the tasks, or left out the third."""
+    layer = mtl.CrossStitch(2, (3,))
+    layer(np.ones(built_on, "float32"))
+    for call in (layer, layer.gate_weights, layer.expert_outputs):
+        with pytest.raises(ValueError) as caught:
+            call(np.ones(given, "float32"))
+        assert f"`inputs` of CrossStitch must be {legal}; received: shape={given}" in str(caught.value)

@@ -121,6 +121,14 @@ def test_a_nan_label_of_no_weight_is_no_part():
     assert np.isnan(float(exact_auc(labels, scores)))
 
 
+@pytest.mark.parametrize("label", [-1.0, 2.0, 0.5])
+def test_it_is_nan_where_a_label_of_some_weight_is_neither_0_nor_1(label):
+    """With -1 for "no label" it was 1.25 in place of .75."""
+    labels, scores = np.array([1, 0, label, 1, 0]), np.array([0.9, 0.1, 0.2, 0.7, 0.8], "float32")
+    assert np.isnan(float(exact_auc(labels, scores)))
+    assert float(exact_auc(labels, scores, np.array([1, 1, 0, 1, 1.0]))) == 0.75
+
+
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [

@@ -134,6 +134,25 @@ def test_a_bad_argument_is_told_by_name(arguments, text):
     assert str(caught.value) == text
 
 
+@pytest.mark.parametrize("form", [lambda layer: layer, keras.saving.serialize_keras_object])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **kw: mtl.Experts(2, **kw),
+        lambda **kw: mtl.MMoE(2, 2, **kw),
+        lambda **kw: mtl.GumbelMatrix(2, 2, **kw),
+        lambda **kw: mtl.Towers({"a": ()}, **kw),
+        lambda **kw: mtl.AITM({"a": (), "b": ()}, **kw),
+    ],
+)
+def test_a_layer_is_no_activation(make, form):
+    """PReLU would have a slope for every row of the batch that it was built on."""
+    given = form(keras.layers.PReLU())
+    with pytest.raises(ValueError) as caught:
+        make(activation=given)
+    assert str(caught.value) == f"`activation` must be a function or its name; received: activation={given!r}"
+
+
 @pytest.mark.parametrize("shape", [(4,), (4, 3, 5), (4, 2, 5, 5)])
 def test_an_input_of_another_shape_is_refused(shape):
     with pytest.raises(ValueError) as caught:

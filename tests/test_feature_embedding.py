@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from conftest import LEGACY
 
 import mtl_layers as mtl
 from mtl_layers._keras import keras, ops
@@ -132,6 +133,40 @@ def test_adapt_spends_nothing_on_features_that_have_nothing_to_learn(monkeypatch
     assert layer.features == expected
 
 
+@pytest.mark.parametrize(
+    ("spec", "values", "text"),
+    [
+        (
+            Categorical(hash_buckets=5, dtype="int64"),
+            [1.0, np.nan],
+            r"int64; received: float64\. Where values are missing",
+        ),
+        (
+            Categorical(vocabulary=(1, 2), dtype="int64"),
+            [1.0, 2.0],
+            r"int64; received: float64\. Where values are missing",
+        ),
+        (Categorical(dtype="int64"), np.array(["2024-01-01"], "datetime64[ns]"), r"int64; received: datetime64\[ns\]$"),
+        (Categorical(dtype="int64"), [True], "int64; received: bool$"),
+        (MultiValued(Categorical(hash_buckets=5, dtype="int64")), [[1.0], [2.0]], "int64; received: float64"),
+        (Categorical(hash_buckets=5), [1], "string; received: int64$"),
+        (Numeric(0.0, 1.0), ["1"], "float32; received: str"),
+        (Bucketized(boundaries=(1.0,)), ["1"], "float32; received: str"),
+    ],
+)
+def test_adapt_checks_types_also_where_nothing_is_to_learn(spec, values, text):
+    """Of what Keras casts, as it does with a float column of ids, a model would take some for others."""
+    layer = mtl.FeatureEmbedding({"x": spec, "learned": Categorical()})
+    with pytest.raises(ValueError, match=f"`x` must be of type {text}"):
+        layer.adapt({"x": np.array(values), "learned": ["a"]})
+
+
+def test_adapt_takes_a_batch_without_rows():
+    layer = mtl.FeatureEmbedding({"x": Categorical(hash_buckets=5, dtype="int64"), "learned": Categorical()})
+    layer.adapt([{"x": [], "learned": []}, {"x": [1], "learned": ["a"]}])
+    assert layer.features["learned"].vocabulary == ("a",)
+
+
 def test_adapt_reads_nothing_where_all_is_known():
     layer = mtl.FeatureEmbedding({"h": Categorical(hash_buckets=5)})
     tables = layer.tables
@@ -198,6 +233,25 @@ def test_int32_is_as_good_as_int64_and_integers_are_numbers():
     narrow = layer({"i": np.array([5, 7, 8], "int32"), "n": np.array([1, 3, 5], "int16")})
     np.testing.assert_array_equal(ops.convert_to_numpy(wide), ops.convert_to_numpy(narrow))
     np.testing.assert_allclose(ops.convert_to_numpy(wide)[:, -1], [0, 1, 2])
+
+
+def test_truths_are_numbers():
+    layer = mtl.FeatureEmbedding({"x": Numeric()})
+    layer.adapt({"x": np.array([True, False])})
+    np.testing.assert_allclose(ops.convert_to_numpy(layer({"x": np.array([True, False])}))[:, 0], [1.0, -1.0])
+
+
+@pytest.mark.skipif(LEGACY, reason="tf_keras compiles by XLA where it is told to, and does not ask the layers")
+@pytest.mark.parametrize("numeric", [Numeric(0.0, 1.0), Numeric(0.0, 1.0, nan_value=0.0)])
+def test_xla_does_not_leave_out_the_check_that_numbers_are_finite(numeric):
+    layer = mtl.FeatureEmbedding({"x": numeric})
+    inputs = layer.inputs()
+    model = keras.Model(inputs, keras.layers.Dense(1)(layer(inputs)))
+    with pytest.warns(UserWarning, match="Model doesn't support `jit_compile=True`"):
+        model.compile("sgd", "mse", jit_compile=True)
+    with pytest.raises(INVALID, match="`x` must be finite"):
+        model.fit({"x": np.array([1.0, np.inf], "float32")}, np.ones(2, "float32"), verbose=0)
+    assert mtl.FeatureEmbedding({"x": Bucketized(boundaries=(0.0,))}).supports_jit
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
@@ -325,7 +379,17 @@ INVALID = tf.errors.InvalidArgumentError
         (lambda: call(Numeric(), [0.0]), ValueError, r"`adapt` must be called before .* known yet of: \['x'\]"),
         (adapt_after_a_call, ValueError, "`adapt` must come before the layer is built"),
         (adapt_twice, ValueError, "`adapt` must be called once: to learn from .*; received: a second call"),
-        (lambda: mtl.FeatureEmbedding({"x": Numeric()}).adapt({"y": 1}), ValueError, r"missing: \['x'\]"),
+        (
+            lambda: mtl.FeatureEmbedding({"x": Numeric()}).adapt({"y": 1}),
+            ValueError,
+            r"`data` must have every feature; missing: \['x'\]; received: \['y'\]",
+        ),
+        (
+            # What a DataFrame gives to who iterates over it.
+            lambda: mtl.FeatureEmbedding({"x": Numeric()}).adapt(["x"]),
+            ValueError,
+            r"`data` must be a dict of arrays, such as dict\(df\) of a DataFrame, or .*; received: list of str",
+        ),
         (lambda: mtl.FeatureEmbedding({"x": Numeric()}).adapt({"x": [np.nan]}), ValueError, "`x` must be finite; rec"),
         (lambda: mtl.FeatureEmbedding({"x": STRING})(np.ones((2, 1))), ValueError, "`inputs` must be a dict of featu"),
     ],

@@ -307,6 +307,21 @@ def test_padding_is_never_learned_as_an_integer():
     assert adapt(MultiValued(Categorical(dtype="int64")), np.array([[3, -1], [-1, -1]])).of.vocabulary == (3,)
 
 
+def column(*rows):
+    """As a DataFrame holds rows of any kind."""
+    return np.fromiter(rows, object, len(rows))
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array])
+@pytest.mark.parametrize("by", [column, lambda *rows: list(rows)])
+@pytest.mark.parametrize(
+    ("dtype", "rows", "known"),
+    [("string", [["a", "b"], [], ["b", ""]], ("b", "a")), ("int64", [[7, -1], [5, 7]], (7, 5))],
+)
+def test_rows_may_be_lists_of_any_length(kind, by, dtype, rows, known):
+    assert adapt(MultiValued(Categorical(dtype=dtype)), by(*map(kind, rows))).of.vocabulary == known
+
+
 # All
 
 
@@ -344,19 +359,51 @@ def test_a_specification_survives_json(spec):
         (lambda: Bucketized(width=0), "`width` must be an integer of at least 1; received: width=0"),
         (lambda: Numeric(mean=1.0), "`mean` and `variance` must be given together; received: mean=1.0"),
         (lambda: Numeric(mean=1.0, variance=-1.0), "`variance` must be at least 0; received: variance=-1.0"),
+        *(
+            (
+                lambda name=name, bad=bad: Numeric(**{"mean": 0.0, "variance": 1.0, name: bad}),
+                f"`{name}` must be a number that is finite in float32; received: {name}={bad!r}",
+            )
+            for name in ("mean", "variance", "nan_value")
+            for bad in (np.nan, np.inf, 10**39, "0")
+        ),
         (
             lambda: Numeric(mean=0.0, variance=1e-15),
             "deviation of at least 1e-07: multiply .* received: variance=1e-15",
         ),
         (lambda: Bucketized(1), "`num_buckets` must be an integer of at least 2; received: num_buckets=1"),
-        (lambda: Bucketized(boundaries=()), r"`boundaries` must be finite, ascend, and hold at least one; rec.*\(\)"),
-        (lambda: Bucketized(boundaries=(2, 1)), r"received: boundaries=\(2.0, 1.0\)"),
-        (lambda: Bucketized(boundaries=(1, np.nan)), r"received: boundaries=\(1.0, nan\)"),
+        *(
+            (
+                lambda cuts=cuts: Bucketized(boundaries=cuts),
+                "`boundaries` must be ascending numbers, at least one; " + text,
+            )
+            for cuts, text in (
+                ((), r"received: boundaries=\(\)"),
+                ((2, 1), r"received: boundaries=\(2, 1\)"),
+                ((1, 1), r"received: boundaries=\(1, 1\)"),
+                (3.0, "received: boundaries=3.0"),
+            )
+        ),
+        (
+            lambda: Bucketized(boundaries=(1, np.nan)),
+            r"`boundaries\[1\]` must be a number that is finite in float32; .*=nan",
+        ),
+        (lambda: Bucketized(boundaries="12"), r"`boundaries\[0\]` must be a number .*; received: boundaries\[0\]='1'"),
         (lambda: MultiValued(pooling="max"), "`pooling` must be .*; received: pooling='max'"),
         (lambda: MultiValued(Numeric()), "`of` must be a mtl.features.Categorical; received: of=Numeric"),
         (lambda: adapt(Numeric(), [1.0, np.nan]), "`x` must be finite; received: nan in row 1 .* nan_value"),
         (lambda: adapt(Numeric(nan_value=0.0), [np.inf]), "`x` must be finite; received: inf in row 0"),
         (lambda: adapt(Numeric(), ["a"]), "`x` must hold numbers; received: 'a'"),
+        (
+            lambda: adapt(Numeric(), np.array([1.0, [2.0]], object)),
+            r"`x` must hold numbers; received: '\[2.0\]' of type list",
+        ),
+        (
+            lambda: adapt(Bucketized(), np.array([1.0, {}], object)),
+            "`x` must hold numbers; received: '{}' of type dict",
+        ),
+        (lambda: adapt(MultiValued(), column(["a"], None)), "`x` must hold values of type string.*received: None"),
+        (lambda: adapt(MultiValued(), [["a"], [1]]), "`x` must hold values of type string.*received: 1"),
         (lambda: adapt(Numeric()), "`x` must have at least one value to adapt to; received: none"),
         (lambda: adapt(Bucketized(), ["a"]), "`x` must hold numbers; received: 'a'"),
         (lambda: adapt(Bucketized(), [np.nan]), "`x` must have at least one finite value to adapt to; received: none"),

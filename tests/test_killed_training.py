@@ -13,7 +13,7 @@ from killed_training import EPOCHS, STEPS
 
 PROGRAM = Path(__file__).parent / "killed_training.py"
 
-pytestmark = pytest.mark.needs_tensorflow
+pytestmark = [pytest.mark.needs_tensorflow, pytest.mark.once]
 
 
 @pytest.fixture(scope="module")

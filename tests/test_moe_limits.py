@@ -196,6 +196,14 @@ def test_a_bad_argument_is_told_by_name(make, text):
     assert str(caught.value) == text
 
 
+def test_a_built_layer_takes_no_input_of_each_task(x):
+    layer = mtl.MMoE(2, 4, (3,))
+    layer(x)
+    with pytest.raises(ValueError) as caught:
+        layer(np.ones((7, 4, x.shape[1]), "float32"))  # as many as experts: each took one
+    assert f"`inputs` of MMoE must be [batch, dim]; received: shape=(7, 4, {x.shape[1]})" in str(caught.value)
+
+
 @pytest.mark.parametrize("tasks", [[], [2], [0, 0], [-1], ["ctr"]])
 def test_freezing_for_tasks_that_do_not_exist_is_refused(x, tasks):
     layer = mtl.MMoE(2, 2, (3,))

@@ -116,7 +116,7 @@ INPUTS = "`inputs` must be a dict with a [batch, 1] for each of ['a', 'b']; rece
         *[
             (
                 lambda bad=bad: mtl.ScoreFusion({"a": bad}),
-                f"`weights` must be numbers that are finite in float32; received: weights['a']={bad!r}",
+                f"`weights['a']` must be a number that is finite in float32; received: weights['a']={bad!r}",
             )
             for bad in (float("nan"), float("inf"), 1e39, -(10**400), True, "1", None)
         ],

@@ -6,6 +6,8 @@ import reference
 
 import mtl_layers as mtl
 from mtl_layers._keras import keras, ops
+from mtl_layers._multiply_adds import multiply_adds
+from mtl_layers.towers import Binary, Regression
 
 # Shapes that are alike, that differ in the hidden units only, in the head only, and that have no hidden layer at all.
 TASKS = {
@@ -66,6 +68,60 @@ def test_ones_worked_by_hand():
     assert found == {"a": [[0.5]], "b": [[6.0]], "c": [[0.25] * 4]}
 
 
+def test_a_regression_ends_in_its_activation(rng):
+    ends = {"linear": None, "soft": "softplus", "exponential": keras.activations.exponential}
+    layer = mtl.Towers({name: mtl.towers.Regression((), end) for name, end in ends.items()})
+    h = rng.normal(size=(7, 3, 5)).astype("float32")
+    layer.build(h.shape)
+    reference.randomise(layer, rng)
+    weights = [layers_of(tower) for tower in own_towers(layer)]
+    heads = [reference.linear, lambda z: np.log1p(np.exp(z)), np.exp]
+    frozen = layer.freeze((2, 1))
+    found = {**layer(h), **{f"{name}_frozen": p for name, p in frozen([h[:, 2], h[:, 1]]).items()}}
+    expected = dict(zip(ends, reference.towers(weights, h, heads), strict=True))
+    for name, values in found.items():
+        value = expected[name.removesuffix("_frozen")]
+        np.testing.assert_allclose(ops.convert_to_numpy(values), value, rtol=1e-4, atol=1e-5)
+    assert mtl.towers.Regression() == mtl.towers.Regression(activation="linear")
+
+
+def test_a_binary_tower_starts_at_its_prior(rng):
+    tasks = {name: mtl.towers.Binary((3,), prior) for name, prior in (("rare", 0.003), ("plain", None), ("usual", 0.9))}
+    layer = mtl.Towers({**tasks, "watch_time": mtl.towers.Regression((3,))}, kernel_initializer="zeros")
+    h = rng.normal(size=(2, 4, 5)).astype("float32")
+    found = {name: ops.convert_to_numpy(p).ravel() for name, p in layer(h).items()}
+    for name, rate in (("rare", 0.003), ("plain", 0.5), ("usual", 0.9), ("watch_time", 0.0)):
+        np.testing.assert_allclose(found[name], rate, rtol=1e-6)
+    reference.randomise(layer, rng)  # as training would move it on: a start is no bound
+    moved, frozen = layer(h), layer.freeze((0,))([h[:, 0]])
+    assert np.abs(ops.convert_to_numpy(moved["rare"]) - 0.003).max() > 0.01
+    np.testing.assert_allclose(ops.convert_to_numpy(frozen["rare"]), ops.convert_to_numpy(moved["rare"]), rtol=1e-5)
+
+
+def test_priors_and_activations_cost_no_multiply_adds():
+    counts = []
+    for tasks in ({"a": (3,), "b": Regression((3,))}, {"a": Binary((3,), 0.1), "b": Regression((3,), "softplus")}):
+        inputs = keras.Input((2, 5))
+        counts.append(multiply_adds(keras.Model(inputs, mtl.Towers(tasks)(inputs)), inputs))
+    assert counts == [2 * (5 * 3 + 3)] * 2
+
+
+@pytest.mark.needs_tensorflow
+def test_a_signature_has_the_activation_and_the_start(tmp_path):
+    import tensorflow as tf
+
+    import serving
+
+    inputs = keras.Input((5,), name="x")
+    towers = mtl.Towers({"a": Binary((), 0.1), "b": Regression((), "exponential")}, kernel_initializer="zeros")
+    model = keras.Model(inputs, towers(mtl.SharedBottom(2, (3,))(inputs)))
+    loaded = tf.saved_model.load(str(serving.export(model, tmp_path, verbose=False)))
+    for name, value in (("a", 0.1), ("b", 1.0)):
+        found = loaded.signatures[name](x=tf.ones((2, 5)))
+        assert list(found) == [name]
+        np.testing.assert_allclose(found[name], [[value]] * 2, rtol=1e-6)
+
+
 def test_towers_of_one_shape_start_different():
     layer = mtl.Towers({"a": (6,), "b": (6,)}, kernel_initializer=keras.initializers.GlorotUniform(seed=3))
     layer.build((None, 2, 5))
@@ -98,6 +154,10 @@ NAMES = "`tasks` must be a dict from task names to hidden units; received: tasks
         (lambda: mtl.Towers({"ctr": (0,)}), UNITS + "(0,)"),
         (lambda: mtl.towers.Regression(4), UNITS + "4"),
         (lambda: mtl.Towers({"ctr": (4,)}, dropout=1.5), "`dropout` must be in [0, 1); received: dropout=1.5"),
+        *(
+            (lambda bad=bad: Binary((), bad), f"`prior` must be in (0, 1), or None; received: prior={bad!r}")
+            for bad in (0, 1.0, float("nan"), True, "0.1")
+        ),
         (lambda: mtl.towers.MultiClass(1), "`num_classes` must be an integer of at least 2; received: num_classes=1"),
         (
             lambda: mtl.Towers({"ctr": 64}),
@@ -126,3 +186,17 @@ def test_a_bad_argument_is_told_by_name(make, text):
     with pytest.raises(ValueError) as caught:
         make()
     assert str(caught.value) == text
+
+
+@pytest.mark.parametrize("kind", [mtl.Towers, mtl.AITM, lambda tasks: mtl.ESMM(tasks, {"both": tuple(tasks)})])
+@pytest.mark.parametrize("units", [(4,), ()])
+@pytest.mark.parametrize("shape", [(5, 3, 6), (5, 6), (5, 1, 6)])
+def test_built_towers_take_one_input_for_each_of_them(kind, units, shape):
+    towers = kind({"ctr": (4,), "cvr": units})
+    towers(np.ones((5, 2, 6), "float32"))
+    with pytest.raises(ValueError) as caught:
+        towers(np.ones(shape, "float32"))
+    assert (
+        "`inputs` must be [batch, tasks, units] with one entry per task; "
+        f"received: shape={shape}, tasks=['ctr', 'cvr']" in str(caught.value)
+    )

@@ -21,7 +21,8 @@ class BalancedModel(keras.Model):
 
     Logs: `loss`, what was trained on, regularization included; and for each task `<task>_loss`, without its weight, and
     `<task>_weight`; all means over the batches of the epoch. `val_loss` has the weights that training has come to, and
-    cannot be compared between epochs; `val_<task>_loss` can.
+    cannot be compared between epochs; `val_<task>_loss` can. Metrics are `click_auc` and the like on every Keras, and
+    `auc` where the model has one output.
 
     Compile it with `mtl.losses.per_task`. The rules for missing labels are those of its losses.
 
@@ -53,6 +54,7 @@ class BalancedModel(keras.Model):
                 f"backend; received: {type(balancing).__name__}, which needs the gradients of each task"
             )
         super().__init__(inputs, outputs, **kwargs)
+        self.output_names = sorted(names)  # Keras 2 would log metrics by the name of the layer that they come from
         self.balancing = balancing
         if not balancing.built:
             balancing.build(None)

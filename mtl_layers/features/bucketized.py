@@ -1,10 +1,11 @@
 """A feature with one number per row, cut into buckets that are embedded."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mtl_layers._checks import check_positive
+from mtl_layers._checks import check_finite, check_positive
 from mtl_layers._keras import keras
 from mtl_layers.features.numeric import numbers
 from mtl_layers.features.spec import Spec
@@ -24,8 +25,8 @@ class Bucketized(Spec):
         width: Width of the embedding. Defaults to `None`, the width of the `FeatureEmbedding`.
 
     Raises:
-        ValueError: If boundaries do not ascend or are not finite, or `num_buckets` is below 2; by `adapt`, if values
-            are no numbers (dates and strings are none) or none is finite.
+        ValueError: If boundaries do not ascend or are not finite in float32, or `num_buckets` is below 2; by `adapt`,
+            if values are no numbers (dates and strings are none) or none is finite.
 
     Example:
         >>> learned = mtl.features.Bucketized(num_buckets=20)
@@ -44,12 +45,13 @@ class Bucketized(Spec):
         if self.width is not None:
             check_positive("width", self.width)
         if self.boundaries is not None:
-            object.__setattr__(self, "boundaries", tuple(float(b) for b in self.boundaries))
-            if not (self.boundaries and np.isfinite(self.boundaries).all() and (np.diff(self.boundaries) > 0).all()):
+            given = enumerate(self.boundaries if isinstance(self.boundaries, Iterable) else ())
+            boundaries = tuple(check_finite(f"boundaries[{place}]", value) for place, value in given)
+            if not boundaries or (np.diff(boundaries) <= 0).any():
                 raise ValueError(
-                    "`boundaries` must be finite, ascend, and hold at least one; "
-                    f"received: boundaries={self.boundaries}"
+                    f"`boundaries` must be ascending numbers, at least one; received: boundaries={self.boundaries!r}"
                 )
+            object.__setattr__(self, "boundaries", boundaries)
 
     @property
     def adapted(self):

@@ -52,14 +52,16 @@ class MultiValued(Spec):
     def adapted(self):
         return self.of.adapted
 
+    def check_type(self, values, name):
+        self.of.check_type(_flat(values), name)
+
     def start(self):
         return self.of.start()
 
     def update(self, summary, values, name):
-        values = np.asarray(values)
+        values = _flat(values)
         padding = self.padding.encode() if values.dtype.kind in "SO" and self.dtype == "string" else self.padding
-        flat = values.ravel()
-        return self.of.update(summary, flat[(flat != padding) & (flat != self.padding)], name)
+        return self.of.update(summary, values[(values != padding) & (values != self.padding)], name)
 
     def finish(self, summary, name):
         return replace(self, of=self.of.finish(summary, name))
@@ -71,3 +73,12 @@ class MultiValued(Spec):
     def rows(self, preprocessor):
         """Number of rows in the table."""
         return self.of.rows(preprocessor)
+
+
+def _flat(values):
+    """All values as a vector: of an array, or of rows of any length, such as the lists in a column of a table."""
+    values = np.asarray(values) if hasattr(values, "__array__") else np.fromiter(values, object, len(values))
+    is_column = values.ndim == 1 and values.dtype == object
+    if not is_column or not any(isinstance(row, list | tuple | np.ndarray) for row in values):
+        return values.ravel()
+    return np.concatenate([np.ravel(np.asarray(row, object)) for row in values])

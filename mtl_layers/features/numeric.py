@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mtl_layers._checks import check_finite
 from mtl_layers._keras import keras
 from mtl_layers.features.spec import Spec
 
@@ -25,10 +26,10 @@ class Numeric(Spec):
             call, since one NaN would turn every prediction of its row into NaN.
 
     Raises:
-        ValueError: If only one of `mean` and `variance` is given, or `variance` is negative, or so small that the
-            standard deviation is below 1e-7; by `adapt`, also if values are no numbers (dates and strings are none), a
-            number is not finite, or the model's float32 cannot resolve them: its steps near the mean are above 0.001
-            standard deviations, as for Unix seconds within a day.
+        ValueError: If only one of `mean` and `variance` is given, one of the three is not finite in float32, or
+            `variance` is negative, or so small that the standard deviation is below 1e-7; by `adapt`, also if values
+            are no numbers (dates and strings are none), a number is not finite, or the model's float32 cannot resolve
+            them: its steps near the mean are above 0.001 standard deviations, as for Unix seconds within a day.
 
     Example:
         >>> learned = mtl.features.Numeric()
@@ -42,11 +43,14 @@ class Numeric(Spec):
     dtype = "float32"
 
     def __post_init__(self):
+        for name in ("mean", "variance", "nan_value"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, check_finite(name, getattr(self, name)))
         if (self.mean is None) != (self.variance is None):
             raise ValueError(
                 f"`mean` and `variance` must be given together; received: mean={self.mean}, variance={self.variance}"
             )
-        if self.variance is not None and not self.variance >= 0:
+        if self.variance is not None and self.variance < 0:
             raise ValueError(f"`variance` must be at least 0; received: variance={self.variance}")
         if self.variance and np.sqrt(self.variance) < SMALLEST:
             raise ValueError(
@@ -113,13 +117,21 @@ def numbers(values, name, dtype):
         strange = [value for value in values if isinstance(value, str | bytes | np.datetime64 | np.timedelta64)]
     else:
         strange = values if values.dtype.kind in "MmSU" else ()
-    if len(strange):
-        value = strange[0]
-        raise ValueError(f"`{name}` must hold numbers; received: {str(value)!r} of type {type(value).__name__}")
+    if not len(strange):
+        try:
+            return values.astype(dtype)
+        except (TypeError, ValueError):
+            strange = [value for value in values.tolist() if not _is_number(value)]
+    value = strange[0]
+    raise ValueError(f"`{name}` must hold numbers; received: {str(value)!r} of type {type(value).__name__}")
+
+
+def _is_number(value):
+    """Whether NumPy makes a number of an object, as it does of None."""
     try:
-        return values.astype(dtype)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"`{name}` must hold numbers; received: {values[:1].tolist()[0]!r}") from error
+        return np.ndim(np.float64(value)) == 0
+    except (TypeError, ValueError):
+        return False
 
 
 def finite_values(values, name, nan_value, remedy):

@@ -3,6 +3,11 @@
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
+import numpy as np
+
+KINDS_OF_ARRAYS = {"string": "SUO", "int64": "iuO", "float32": "biufO"}
+"""For the type of a feature, the kinds of arrays that may hold it; O holds objects, which have types of their own."""
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -10,8 +15,8 @@ class Spec:
 
     Adapting is a fold over batches: `summary = spec.start()`, `summary = spec.update(summary, values, name)` for each
     batch, and `spec.finish(summary, name)` gives the adapted specification; one that is `adapted` has nothing to learn
-    and is spared it. `spec.preprocessor(name)` makes the Keras layer that turns raw values into row numbers of a table,
-    or into a number.
+    and is spared it. `spec.check_type(values, name)` is for both. `spec.preprocessor(name)` makes the Keras layer that
+    turns raw values into row numbers of a table, or into a number.
     """
 
     kinds: ClassVar[dict] = {}
@@ -24,6 +29,16 @@ class Spec:
     def adapted(self):
         """Whether nothing is left to learn from data."""
         return True
+
+    def check_type(self, values, name):
+        """Refuses an array of another type than the feature's."""
+        values = np.asarray(values)
+        kind = values.dtype.kind
+        if values.size and kind not in KINDS_OF_ARRAYS[self.dtype]:
+            received = f"`{name}` must be of type {self.dtype}; received: {values.dtype.name}"
+            if (self.dtype, kind) == ("int64", "f"):
+                received += ". Where values are missing give them an integer of their own, then cast all to int64"
+            raise ValueError(received)
 
     def start(self):
         return None

@@ -25,7 +25,7 @@ def exact_auc(y_true, y_pred, sample_weight=None):
 
     Returns:
         A float32 scalar; NaN where one class is missing, since the AUC is then undefined, or where a row of positive
-        weight has a NaN score.
+        weight has a NaN score, or a label other than 0 and 1, such as one that stands for "no label".
 
     Raises:
         ValueError: If labels, scores or weights have another shape, or not the same number of rows.
@@ -43,7 +43,8 @@ def exact_auc(y_true, y_pred, sample_weight=None):
     weights = ops.ones_like(labels) if sample_weight is None else vector(sample_weight, wide, rows, "`sample_weight`")
     labels = ops.where(ops.equal(weights, 0), ops.zeros_like(labels), labels)
     unknown = ops.isnan(scores)
-    is_broken = ops.any(ops.logical_and(unknown, weights > 0))
+    strange = ops.not_equal(labels * (1.0 - labels), 0)  # neither 0 nor 1; NaN, too
+    is_broken = ops.any(ops.logical_or(strange, ops.logical_and(unknown, weights > 0)))
     scores = ops.where(unknown, ops.zeros_like(scores), scores)  # those of weight 0, which sorting would trip over
     order = ops.argsort(scores)
     scores = gather_rows(scores, order)

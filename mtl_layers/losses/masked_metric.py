@@ -3,6 +3,7 @@
 import re
 
 from mtl_layers._keras import keras, ops, register
+from mtl_layers.losses._logit_auc import LogitAUC
 from mtl_layers.losses._sample_space import check_missing_value, sample_space
 
 
@@ -11,11 +12,14 @@ class MaskedMetric(keras.metrics.Metric):
     """Any Keras metric, over the rows that belong to the task: the same rows and weights as `MaskedLoss`.
 
     Args:
-        metric: Name of a Keras metric, or a `keras.metrics.Metric`.
+        metric: Name of a Keras metric, or a `keras.metrics.Metric`. `"AUC"` by its name has 1,000 thresholds that are
+            equally spaced in the logit; those of `keras.metrics.AUC()` are equally spaced in the probability, where
+            nearly all rows of a rare task lie between two of them. Exact is `exact_auc`, on all rows at once.
         missing_value: The label that stands for "no label": `float("nan")` or a number. Defaults to `None`.
         require_weights: Whether an update without `sample_weight` is an error. Defaults to `False`.
         name: Defaults to the metric's own name; of a metric given by its name without the number that Keras appends
-            to the second of a kind, so that logs have `click_auc` and `buy_auc`, whichever was made first.
+            to the second of a kind, so that logs have `click_auc` and `buy_auc` (of which `per_task` says more),
+            whichever was made first.
 
     Raises:
         ValueError: For labels, weights and `missing_value` as `MaskedLoss`; or if `metric` is unknown, or a name such
@@ -38,9 +42,13 @@ class MaskedMetric(keras.metrics.Metric):
         metric = keras.metrics.get(metric)
         if not callable(metric):
             raise ValueError(f"`metric` must be a Keras metric or a name of one; received: metric={named or metric!r}")
+        if named and type(metric) is keras.metrics.AUC:
+            metric = LogitAUC(num_thresholds=1000, name="auc")
         if not isinstance(metric, keras.metrics.Metric):  # a function, as Keras 2 gives for names of losses
             metric = keras.metrics.MeanMetricWrapper(metric, name=named or metric.__name__)
         super().__init__(name=name or (re.sub(r"_\d+$", "", metric.name) if named else metric.name))
+        # `compile` of Keras 2 puts that of the output before it, once more in a loaded model.
+        self._own_name = self.name
         self.metric = metric
         self.missing_value = check_missing_value(missing_value)
         self.require_weights = require_weights
@@ -59,7 +67,7 @@ class MaskedMetric(keras.metrics.Metric):
 
     def get_config(self):
         return {
-            "name": self.name,
+            "name": self._own_name,
             "metric": keras.metrics.serialize(self.metric),
             "missing_value": self.missing_value,
             "require_weights": self.require_weights,

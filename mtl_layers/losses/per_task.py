@@ -19,10 +19,17 @@ def per_task(losses, metrics=None, *, missing_value=None, require_weights=False)
     Args:
         losses: Dict from task name to a Keras loss or its name; `None` for a task that is trained through others, such
             as a conditional probability of `mtl.ESMM`.
-        metrics: Dict from task name to a Keras metric, its name, or a list of them. Defaults to `None`, no metrics. The
-            logs have them as `click_auc`, `val_click_auc`.
+        metrics: Dict from task name to a Keras metric, its name, or a list of them. Defaults to `None`, no metrics.
+            `"AUC"` by its name has thresholds for rare tasks, too: see `MaskedMetric`.
         missing_value: The label that stands for "no label": `float("nan")` or a number. Defaults to `None`.
         require_weights: Whether every task must come with a sample weight (its mask). Defaults to `False`.
+
+    Labels and sample weights of `fit` and `evaluate` must be dicts from task name: Keras 3 hands a list out in the
+    order of sorted names, whatever the order of the tasks.
+
+    Logs have metrics as `click_auc` and `val_click_auc`, or as `auc` where there is one task. tf_keras has the name of
+    the layer instead of the task's, `towers_auc`, `towers_1_auc`, in the order of sorted names; there set
+    `model.output_names = sorted(model.output)` before `compile`, as `mtl.balancing.BalancedModel` does.
 
     Returns:
         Dict with `loss` and `weighted_metrics`, to be spread into `compile`.

@@ -77,11 +77,8 @@ class Mixture(ExpertArguments):
         raise NotImplementedError
 
     def build(self, input_shape):
-        one_each = self._wiring.task_inputs() and len(input_shape) == 3 and input_shape[1] == self.num_tasks
-        if len(input_shape) != 2 and not one_each:
-            legal = f"[batch, dim] or [batch, {self.num_tasks}, dim]" if self._wiring.task_inputs() else "[batch, dim]"
-            raise ValueError(f"`inputs` of {type(self).__name__} must be {legal}; received: shape={tuple(input_shape)}")
-        if not one_each:
+        self._check_shape(input_shape, ranks=(2, 3) if self._wiring.task_inputs() else (2,))
+        if len(input_shape) == 2:
             self._wiring = self._wiring.on_one_input()
         if self.stem is not None:
             self.stem.build(input_shape)
@@ -93,6 +90,11 @@ class Mixture(ExpertArguments):
             gates.build(query_shape(input_shape[0], level, below))
             below = {ROOT: input_shape[-1], **dict.fromkeys(range(len(level.gates)), level.hidden_units[-1])}
         self.built = True
+
+    def _check_shape(self, shape, ranks):
+        if len(shape) not in ranks or (len(shape) == 3 and shape[1] != self.num_tasks):
+            legal = " or ".join({2: "[batch, dim]", 3: f"[batch, {self.num_tasks}, dim]"}[rank] for rank in ranks)
+            raise ValueError(f"`inputs` of {type(self).__name__} must be {legal}; received: shape={tuple(shape)}")
 
     def call(self, inputs, training=None):
         mixtures, _, _ = self._run(inputs, training)
@@ -130,6 +132,8 @@ class Mixture(ExpertArguments):
         }
 
     def _run(self, inputs, training):
+        # `build` has seen the first input, and not this one.
+        self._check_shape(inputs.shape, ranks=(3,) if self._wiring.task_inputs() else (2,))
         if self.stem is not None:
             inputs = ops.squeeze(self.stem(inputs, training=training), axis=1)  # the root feature, [batch, units]
         mixtures = inputs  # below the first level: one input per task, if they have one each

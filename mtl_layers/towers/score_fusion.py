@@ -2,8 +2,7 @@
 
 from numbers import Real
 
-import numpy as np
-
+from mtl_layers._checks import check_finite
 from mtl_layers._keras import keras, ops, register
 
 # exp of it is finite in float32, and so is one over it.
@@ -98,11 +97,7 @@ class ScoreFusion(keras.layers.Layer):
     def _check_weights(self, weights):
         self._check_names("weights", weights)
         for name, weight in weights.items():
-            legal = isinstance(weight, Real) and not isinstance(weight, bool)
-            if not legal or not abs(weight) <= float(np.finfo("float32").max):  # nor is NaN
-                raise ValueError(
-                    f"`weights` must be numbers that are finite in float32; received: weights[{name!r}]={weight!r}"
-                )
+            check_finite(f"weights[{name!r}]", weight)
 
     def _check_names(self, argument, given):
         unknown = [name for name in given if name not in self.names]

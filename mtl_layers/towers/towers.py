@@ -1,6 +1,8 @@
 """The towers of all tasks: where tasks get their names."""
 
-from mtl_layers._checks import check_indexes, check_rate
+import numpy as np
+
+from mtl_layers._checks import check_activation, check_indexes, check_rate
 from mtl_layers._keras import keras, ops, register
 from mtl_layers.experts import Experts
 from mtl_layers.towers.tasks import Body, deserialize, serialize
@@ -19,13 +21,14 @@ class Towers(keras.layers.Layer):
     Args:
         tasks: Dict from task name to a tuple of hidden units (a binary task), or to `mtl.towers.Binary(...)`,
             `mtl.towers.Regression(...)` or `mtl.towers.MultiClass(...)`. Its order is the order of the tasks.
-        activation: Activation of hidden layers. Defaults to `"relu"`.
+        activation: Activation of hidden layers, a function or its name. Defaults to `"relu"`.
         dropout: Rate of dropout after every hidden layer, in [0, 1). Defaults to `0.0`.
         kernel_initializer: Initializer of each tower's kernels. Defaults to `"glorot_uniform"`.
         kernel_regularizer: Regularizer of the kernels. Defaults to `None`.
 
     Input shape: `[batch, tasks, units]`, the output of a sharing layer.
     Output: dict from task name to `[batch, 1]`, or `[batch, num_classes]` for a multi-class task; always float32.
+        Labels and sample weights must be dicts, too: Keras 3 hands a list out in the order of sorted names.
 
     Raises:
         ValueError: If there is no task, a name is empty, a task is none of the above, or the input holds another
@@ -53,7 +56,7 @@ class Towers(keras.layers.Layer):
         # A tuple of pairs, since Keras 2 replaces dict attributes by its own kind of dict.
         self.tasks = tuple((name, deserialize(name, task)) for name, task in tasks.items())
         self.task_names = tuple(tasks)
-        self.activation = keras.activations.get(activation)
+        self.activation = check_activation(activation)
         self.dropout = check_rate("dropout", dropout)
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
@@ -71,7 +74,9 @@ class Towers(keras.layers.Layer):
             if units:
                 # Not in bfloat16, whose three digits would tie most of the rows that are to be ranked.
                 precision = "float64" if self.compute_dtype == "float64" else "float32"
-                self.heads.append(self._stack(group, (units,), f"heads_{number}", "linear", 0.0, precision))
+                starts = np.array([self.tasks[index][1].start for index in group])[:, None, None]  # as the biases
+                start = keras.initializers.Constant(starts) if starts.any() else "zeros"
+                self.heads.append(self._stack(group, (units,), f"heads_{number}", "linear", 0.0, precision, start))
 
     @property
     def output_names(self):
@@ -89,25 +94,29 @@ class Towers(keras.layers.Layer):
             shapes.setdefault((task.hidden_units, task.units), []).append(index)
         return list(shapes.values())
 
-    def _stack(self, group, units, name, activation, dropout, dtype):
+    def _stack(self, group, units, name, activation, dropout, dtype, bias_initializer="zeros"):
         return Experts(
             len(group),
             units,
             activation=activation,
             dropout=dropout,
             kernel_initializer=self.kernel_initializer,
+            bias_initializer=bias_initializer,
             kernel_regularizer=self.kernel_regularizer,
             dtype=dtype,
             name=name,
         )
 
     def build(self, input_shape):
-        if len(input_shape) != 3 or input_shape[1] != len(self.tasks):
+        self._check_shape(input_shape)
+        self._build_stacks(input_shape[-1])
+
+    def _check_shape(self, shape):
+        if len(shape) != 3 or shape[1] not in (len(self.tasks), None):
             raise ValueError(
                 "`inputs` must be [batch, tasks, units] with one entry per task; "
-                f"received: shape={tuple(input_shape)}, tasks={list(self.task_names)}"
+                f"received: shape={tuple(shape)}, tasks={list(self.task_names)}"
             )
-        self._build_stacks(input_shape[-1])
 
     def _build_stacks(self, width):
         for group, hidden, head in self._parts():
@@ -149,6 +158,7 @@ class Towers(keras.layers.Layer):
         }
 
     def _inputs_of(self, group, inputs):
+        self._check_shape(inputs.shape)  # `build` has seen the first input, and not this one
         if len(group) == len(self.tasks):
             return inputs
         return ops.take(inputs, group, axis=1)
@@ -240,8 +250,13 @@ class FrozenTowers(Towers):
         self._build_stacks(shapes_of(input_shape)[0][-1])
 
     def _inputs_of(self, group, inputs):
-        own = inputs[group[0]] if isinstance(inputs, list | tuple) else inputs
-        return ops.expand_dims(own, 1)
+        inputs = inputs if isinstance(inputs, list | tuple) else [inputs]
+        if len(inputs) != len(self.tasks):
+            raise ValueError(
+                f"`inputs` of {self.name!r} must be a list of one tensor for each of {self.task_names}; "
+                f"received: {len(inputs)}"
+            )
+        return ops.expand_dims(inputs[group[0]], 1)
 
     def compute_output_shape(self, input_shape):
         return super().compute_output_shape(shapes_of(input_shape)[0])
