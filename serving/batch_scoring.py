@@ -148,7 +148,9 @@ def main(argv=None):
     parser.add_argument("--rows-per-part", type=int, metavar="N", help="rows a kill can cost (default 16 batches)")
     parser.add_argument("--keys", default="", metavar="A,B", help="input columns to carry into the output")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
-    parser.add_argument("--restart", action="store_true", help="throw away what a killed run has scored")
+    parser.add_argument(
+        "--restart", action="store_true", help="throw away what a killed run has scored; leave it out to go on"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     arguments = vars(parser.parse_args(argv))
     arguments["keys"] = [key for key in arguments["keys"].split(",") if key]
@@ -160,7 +162,7 @@ def main(argv=None):
         print(f"mtl-score: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("mtl-score: interrupted; run the same command again to go on", file=sys.stderr)
+        print("mtl-score: interrupted; run the same command again (without --restart) to go on", file=sys.stderr)
         return 1
     print(
         f"scored {summary.rows:,} rows in {summary.seconds:.1f} s with version {summary.version}: {arguments['output']}"

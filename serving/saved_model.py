@@ -34,7 +34,7 @@ def export(model, directory, tasks=None, *, score=None, version=None, warmup=Non
 
     Every warm-up request is run once: a server never serves a version of which one fails. The directory is written
     beside its final name and renamed: whoever watches never sees half a version. What an export left there that was
-    killed, a directory such as `.1-c0ffee42`, is removed by the next one.
+    killed, a directory such as `.1-unfinished-c0ffee42`, is removed by one that starts a minute later or more.
 
     Args:
         model: A built functional Keras model, on the TensorFlow backend or tf_keras.
@@ -181,8 +181,9 @@ def _write(functions, views, path):
 def _tables(models):
     """The lookup tables among the attributes of all layers, which Keras does not find by itself."""
     layers = {id(layer): layer for model in models for layer in model._flatten_layers()}
-    values = {id(value): value for layer in layers.values() for value in _flat(vars(layer))}
-    return [value for value in values.values() if isinstance(value, tf.saved_model.experimental.TrackableResource)]
+    values = (value for layer in layers.values() for value in _flat(vars(layer)))
+    kind = tf.saved_model.experimental.TrackableResource
+    return list({id(value): value for value in values if isinstance(value, kind)}.values())
 
 
 def _flat(value):

@@ -12,6 +12,9 @@ _DTYPES = {
     **{f"DT_{kind}{bits}": f"{kind.lower()}{bits}" for kind in ("INT", "UINT") for bits in (8, 16, 32, 64)},
 }
 
+JSON_TYPES = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}}
+"""What JSON makes of numbers, by the kind of their dtype."""
+
 
 @dataclass(frozen=True)
 class TensorSpec:

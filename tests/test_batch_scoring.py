@@ -612,7 +612,9 @@ def test_an_interrupted_command_says_how_to_go_on(tiny, many, tmp_path, capsys):
     with pytest.MonkeyPatch.context() as patch:
         stop_at(patch, 3, KeyboardInterrupt)
         assert main(command) == 1
-    assert capsys.readouterr().err == "mtl-score: interrupted; run the same command again to go on\n"
+    assert (
+        capsys.readouterr().err == "mtl-score: interrupted; run the same command again (without --restart) to go on\n"
+    )
     assert len(list((tmp_path / "y.parquet.partial").glob("*.arrow"))) == 3
     assert main(command) == 0
     np.testing.assert_allclose(pq.read_table(tmp_path / "y.parquet")["click"], many[1], rtol=1e-6)
@@ -851,14 +853,16 @@ def test_damaged_pages_are_met_while_reading(tiny, many, tmp_path):
 )
 def test_bad_csv(tiny, tmp_path, text, error):
     rows = tmp_path / "rows.csv"
-    unreadable = f"`input` must be a whole CSV file; '{rows}' cannot be read from row 0 on:"
+    unreadable = (
+        f"`input` must be a whole CSV file with values of the inputs' types; '{rows}' cannot be read from row 0 on:"
+    )
     assert refused(ValueError, tiny, text, tmp_path, name="rows.csv") == error.format(rows=rows, unreadable=unreadable)
 
 
 def test_csv_must_be_utf8(tiny, tmp_path):
     text = refused(ValueError, tiny, b"country,price\n\xe9,1\n", tmp_path, name="rows.csv")
     assert text == (
-        f"`input` must be a whole CSV file; '{tmp_path / 'rows.csv'}' cannot be read: "
+        f"`input` must be a whole CSV file with values of the inputs' types; '{tmp_path / 'rows.csv'}' cannot be read: "
         "'utf-8' codec can't decode byte 0xe9 in position 14: invalid continuation byte"
     )
 
@@ -1195,7 +1199,7 @@ def test_a_disk_that_is_full_at_once_leaves_nothing(tmp_path):
     assert result.stdout.startswith(f"Cannot write '{output}': ")
     assert "File too large" in result.stdout
     assert result.stdout.endswith(
-        "; nothing was kept. Free some space or mend the cause, and run the same command again\n"
+        "; nothing was kept. Free some space or mend the cause, and run the same command again (without --restart)\n"
     )
     assert os.listdir(tmp_path) == []
 
@@ -1226,7 +1230,8 @@ def test_a_disk_that_fills_up_keeps_what_was_scored(tiny, many, tmp_path):
     assert lines[0].startswith(f"mtl-score: error: Cannot write '{output}': ")
     assert "File too large" in lines[0]
     assert lines[0].endswith(
-        "; the 50000 rows finished so far are kept. Free some space or mend the cause, and run the same command again"
+        "; the 50000 rows finished so far are kept. Free some space or mend the cause, and run the same command again "
+        "(without --restart)"
     )
     assert "Traceback" not in result.stderr
     assert not output.exists()

@@ -415,6 +415,21 @@ def test_a_proxy_that_answers_html():
     assert caught.value.code == "UNAVAILABLE"
 
 
+@pytest.mark.parametrize("body", ['{"status": "ok"}', "null", '"ok"'])
+@pytest.mark.parametrize(
+    ("call", "key"),
+    [(Client.status, "model_version_status"), (lambda client: client.predict({"x": [1.0]}), "metadata")],
+)
+def test_a_server_of_something_else(body, call, key):
+    other = http_server(lambda handler: send(handler, 200, body))
+    with other as address, Client(address, protocol="rest") as client, pytest.raises(ServingError) as caught:
+        call(client)
+    assert caught.value.code == "UNKNOWN"
+    assert (
+        caught.value.text == f"HTTP 200 with an answer that has no {key!r}, so not of a model server: {body.encode()!r}"
+    )
+
+
 # What TensorFlow Serving prints for its half_plus_two example, white space included.
 METADATA = """{
 "model_spec":{

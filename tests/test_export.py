@@ -521,7 +521,8 @@ def test_a_watcher_never_sees_half_a_version(model, tmp_path):
 
 def test_what_a_killed_export_left_is_removed_and_a_living_one_is_not(tmp_path):
     killed, living, new, other = (
-        tmp_path / name for name in (".3-c0ffee42", ".4-aaaabbbb", ".5-zzzz_000", ".6-backup")
+        tmp_path / name
+        for name in (".3-unfinished-c0ffee42", ".4-unfinished-aaaabbbb", ".5-unfinished-zzzz_000", ".6-rollback")
     )
     for path in (killed, living, new, other):
         (path / "variables").mkdir(parents=True)
@@ -533,7 +534,7 @@ def test_what_a_killed_export_left_is_removed_and_a_living_one_is_not(tmp_path):
         serving.export(plain(), tmp_path, verbose=False)
     finally:
         os.close(lock)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".4-aaaabbbb", ".5-zzzz_000", ".6-backup", "1"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [living.name, new.name, other.name, "1"]
     assert (tmp_path / "1").stat().st_mode & 0o777 == 0o755
 
 
@@ -602,7 +603,8 @@ def test_feature_names_that_are_one_to_tensorflow_are_refused_by_name(one, other
     with pytest.raises(ValueError) as caught:
         serving.export(model, tmp_path)
     assert str(caught.value) == (
-        "`model` must have features whose names differ in letters and digits, since TensorFlow takes all else for `_`; "
+        "`model` must have features (a score's weights are some, too) whose names differ in letters and digits, "
+        "since TensorFlow takes all else for `_`; "
         f"received: {one!r} and {other!r}"
     )
     assert list(tmp_path.iterdir()) == []

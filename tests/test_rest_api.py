@@ -213,6 +213,10 @@ COUNTRY, PRICE = {"country": [["fr"]]}, {"price": [[1.0]]}
         ({"inputs": {**COUNTRY, "price": [[True]]}}, "input 'price' must be float32; received: true"),
         ({"inputs": {**COUNTRY, "price": [[None]]}}, "input 'price' must be float32; received: null"),
         ({"inputs": {**COUNTRY, "price": [[1e39]]}}, "input 'price' must fit float32; received: [[1e+39]]"),
+        (
+            {"inputs": {"country": [["fr"], ["fr"]], "price": [[float("inf")], [1e39]]}},
+            "input 'price' must fit float32; received: [[Infinity], [1e+39]]",
+        ),
         ({"inputs": {**COUNTRY, "price": [[10**400]]}}, "input 'price' must fit float32; received: [[1000"),
         ({"inputs": {**PRICE, "country": [[1]]}}, "input 'country' must be string; received: 1"),
         ({"inputs": {**PRICE, "country": [[{"b64": "?"}]]}}, "input 'country' must hold base64 under 'b64'"),

@@ -161,7 +161,14 @@ WEIGH = "`score` must have weights for at least one task of ['a'], and otherwise
         (
             lambda: plain(feature="weight_a"),
             {"a": 1.0},
-            "`model` must have no features named as weights of the score; received: ['weight_a']",
+            "`model` must have features (a score's weights are some, too) whose names differ in letters and digits, "
+            "since TensorFlow takes all else for `_`; received: 'weight_a' and 'weight_a'",
+        ),
+        (
+            lambda: plain(feature="weight-a"),
+            {"a": 1.0},
+            "`model` must have features (a score's weights are some, too) whose names differ in letters and digits, "
+            "since TensorFlow takes all else for `_`; received: 'weight-a' and 'weight_a'",
         ),
         (
             lambda: plain("score"),

@@ -17,7 +17,7 @@ def feature_specs(model):
             raise ValueError(
                 f"`model` must take a flat dict or list of features; received: a {type(tensor).__name__} under {name!r}"
             )
-    _check_distinct(given)
+    check_distinct(given)
     return {name: tf.TensorSpec(tensor.shape, tf.as_dtype(tensor.dtype), name=name) for name, tensor in given.items()}
 
 
@@ -31,7 +31,7 @@ def _check_name(name):
         )
 
 
-def _check_distinct(names):
+def check_distinct(names):
     """TensorFlow makes Python names of them, in which all but letters and digits is `_`."""
     seen = {}
     for name in names:
@@ -39,7 +39,7 @@ def _check_distinct(names):
         plain = plain if plain[0].isalpha() else f"arg_{plain}"
         if plain in seen:
             raise ValueError(
-                "`model` must have features whose names differ in letters and digits, since TensorFlow takes all else "
-                f"for `_`; received: {seen[plain]!r} and {name!r}"
+                "`model` must have features (a score's weights are some, too) whose names differ in letters and "
+                f"digits, since TensorFlow takes all else for `_`; received: {seen[plain]!r} and {name!r}"
             )
         seen[plain] = name

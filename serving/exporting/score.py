@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from mtl_layers.towers import ScoreFusion
 from serving.exporting.endpoint import predict, traced
+from serving.exporting.features import check_distinct
 
 SCORE = "score"
 SCORE_WITH_WEIGHTS = "score_with_weights"
@@ -20,9 +21,7 @@ def check_score(score, tasks, features):
             f"`score` must have weights for at least one task of {list(tasks)}, and otherwise for features of "
             f"{list(features)}; received: {list(score.names)}"
         )
-    taken = [name for name in weight_specs(score) if name in features]
-    if taken:
-        raise ValueError(f"`model` must have no features named as weights of the score; received: {taken}")
+    check_distinct([*features, *weight_specs(score)])
     return read
 
 

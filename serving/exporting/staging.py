@@ -9,7 +9,7 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_NAME = re.compile(r"\.[0-9]+-.{8}")  # as `mkdtemp` makes it here
+_NAME = re.compile(r"\.[0-9]+-unfinished-[a-z0-9_]{8}")  # as `mkdtemp` makes it here, and nobody by hand
 _SETTLED_SECONDS = 60.0  # between making a directory and locking it no writer takes as long
 
 
@@ -23,7 +23,7 @@ def staging_directory(directory, version):
         if _NAME.fullmatch(path.name):
             with suppress(OSError):  # gone by now, or another user's
                 _remove_if_dead(path)
-    staging = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=directory))
+    staging = Path(tempfile.mkdtemp(prefix=f".{version}-unfinished-", dir=directory))
     try:
         staging.chmod(0o755)  # mkdtemp's 0700 would lock out a server that runs as another user
         with _lock(staging):

@@ -64,5 +64,5 @@ def _dropped(batches, start):
 def _arrow_type(spec):
     if spec.dtype.name == "string":
         return pa.string()
-    # In float64 a number is still as large as it was written: what float32 cannot hold is refused and not infinite.
+    # In float64 a number is as large as it was written, up to 1e308: what float32 cannot hold is refused, not infinite.
     return pa.float64() if spec.dtype.is_floating else pa.from_numpy_dtype(spec.dtype.as_numpy_dtype)

@@ -164,7 +164,7 @@ class PartFiles:
             kept = f"the {self.rows} rows finished so far are kept" if self.rows else "nothing was kept"
             raise OSError(
                 f"Cannot write '{self.output}': {error}; {kept}. Free some space or mend the cause, and run the same "
-                "command again"
+                "command again (without --restart)"
             ) from error
 
 

@@ -48,5 +48,5 @@ def readable(path, where=""):
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
-        kind = "CSV" if path.suffix == ".csv" else "Parquet"
-        raise ValueError(f"`input` must be a whole {kind} file; '{path}' cannot be read{where}: {error}") from error
+        kind = "CSV file with values of the inputs' types" if path.suffix == ".csv" else "Parquet file"
+        raise ValueError(f"`input` must be a whole {kind}; '{path}' cannot be read{where}: {error}") from error

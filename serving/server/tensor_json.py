@@ -13,8 +13,8 @@ import json
 import numpy as np
 
 from serving.request_error import RequestError
+from serving.signature import JSON_TYPES
 
-_LEAVES = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}}
 _SHOWN = 80  # characters of an offending value that an error repeats
 
 
@@ -131,14 +131,14 @@ def _read_tensor(value, spec):
 def _cast(leaves, spec):
     # bfloat16 is unknown to NumPy alone; TensorFlow, which this server runs on, registers it
     dtype = np.dtype(spec.dtype)
-    allowed = _LEAVES.get(dtype.kind, {int, float})
+    allowed = JSON_TYPES.get(dtype.kind, {int, float})
     if not set(map(type, leaves.flat)) <= allowed:
         wrong = next(leaf for leaf in leaves.flat if type(leaf) not in allowed)
         raise _invalid(f"input '{spec.name}' must be {spec.dtype}; received: {_show(wrong)}")
     try:
         with np.errstate(over="ignore"):
             array = leaves.astype(dtype)
-            if dtype.kind not in "iub" and np.isinf(array).any() and not np.isinf(leaves.astype(np.float64)).any():
+            if dtype.kind not in "iub" and (np.isinf(array) & ~np.isinf(leaves.astype(np.float64))).any():
                 raise OverflowError("a finite number became infinite")
     except OverflowError as error:
         raise _invalid(f"input '{spec.name}' must fit {spec.dtype}; received: {_show(leaves.tolist())}") from error

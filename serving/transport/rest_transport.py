@@ -9,7 +9,7 @@ import requests
 import urllib3
 
 from serving.request_error import RequestError
-from serving.signature import read_signatures
+from serving.signature import JSON_TYPES, read_signatures
 from serving.transport.serving_error import ServingError, ServingTimeoutError
 from serving.transport.timely_http import TimelyAdapter
 
@@ -20,7 +20,6 @@ _CODES = {
     500: "INTERNAL",
     502: "UNAVAILABLE",
 }
-_LEAVES = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}}  # JSON's own types, by the kind of a dtype
 _HEADERS = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
 
 
@@ -46,15 +45,15 @@ class RestTransport:
         self._session.mount("https://", pool)
 
     def status(self, deadline):
-        return self._call("GET", self._url, deadline)["model_version_status"]
+        return self._call("GET", self._url, deadline, "model_version_status")
 
     def metadata(self, version, deadline):
-        answer = self._call("GET", self._versioned(version) + "/metadata", deadline)
-        return read_signatures(answer["metadata"]["signature_def"]["signature_def"])
+        metadata = self._call("GET", self._versioned(version) + "/metadata", deadline, "metadata")
+        return read_signatures(metadata["signature_def"]["signature_def"])
 
     def predict(self, arrays, signature, version, deadline):
         body = {"signature_name": signature.name, "inputs": {name: _to_json(array) for name, array in arrays.items()}}
-        answer = self._call("POST", self._versioned(version) + ":predict", deadline, json.dumps(body))["outputs"]
+        answer = self._call("POST", self._versioned(version) + ":predict", deadline, "outputs", json.dumps(body))
         specs = signature.outputs
         is_named = isinstance(answer, dict) and set(answer) != {"b64"}  # that would be one value of bytes
         named = answer if is_named or len(specs) != 1 else {next(iter(specs)): answer}
@@ -75,7 +74,8 @@ class RestTransport:
     def _versioned(self, version):
         return self._url if version is None else f"{self._url}/versions/{version}"
 
-    def _call(self, method, url, deadline, body=None):
+    def _call(self, method, url, deadline, key, body=None):
+        """What the answer has under `key`."""
         timeout = urllib3.Timeout(total=deadline.remaining())
         try:
             # A redirected POST would arrive as a GET, without its body.
@@ -99,7 +99,10 @@ class RestTransport:
         if response.status_code != 200:
             text = answer.get("error", answer) if isinstance(answer, dict) else answer
             raise ServingError(_CODES.get(response.status_code, "UNKNOWN"), str(text), self._address)
-        return answer
+        if not isinstance(answer, dict) or key not in answer:
+            text = f"HTTP 200 with an answer that has no {key!r}, so not of a model server: {content[:200]!r}"
+            raise ServingError("UNKNOWN", text, self._address)
+        return answer[key]
 
 
 def _to_json(array):
@@ -118,7 +121,7 @@ def _from_json(value, spec):
         array.flat = [base64.b64decode(v["b64"]) if isinstance(v, dict) else v.encode() for v in array.flat]
     else:
         dtype = np.dtype("float32" if spec.dtype == "bfloat16" else spec.dtype)
-        if not set(map(type, array.flat)) <= _LEAVES[dtype.kind]:
+        if not set(map(type, array.flat)) <= JSON_TYPES[dtype.kind]:
             raise TypeError(f"output must be {spec.dtype}")
         array = array.astype(dtype)
     # JSON has one form for all arrays without values

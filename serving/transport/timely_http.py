@@ -13,6 +13,7 @@ class TimelyAdapter(requests.adapters.HTTPAdapter):
     """For `requests.Session.mount`: when the timeout of a request has passed, all of the answer is here, or it is late.
 
     The timeout of requests starts anew with every packet: a server that drips, headers or body, would never be late.
+    Behind a SOCKS proxy, whose connections are of other classes, it stays so.
 
     Example:
 
@@ -24,9 +25,10 @@ class TimelyAdapter(requests.adapters.HTTPAdapter):
         super().init_poolmanager(*arguments, **options)
         self.poolmanager.pool_classes_by_scheme = _POOLS
 
-    def proxy_manager_for(self, *arguments, **options):
-        manager = super().proxy_manager_for(*arguments, **options)
-        manager.pool_classes_by_scheme = _POOLS
+    def proxy_manager_for(self, proxy, **options):
+        manager = super().proxy_manager_for(proxy, **options)
+        if not proxy.lower().startswith("socks"):
+            manager.pool_classes_by_scheme = _POOLS
         return manager
 
 
