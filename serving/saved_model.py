@@ -10,8 +10,9 @@ import tensorflow as tf
 
 from mtl_layers._keras import BACKEND, keras
 from mtl_layers._multiply_adds import graph_multiply_adds
-from mtl_layers.freeze import freeze, refuse_own_call, trace
+from mtl_layers.freeze import freeze
 from mtl_layers.towers import Towers
+from mtl_layers.towers.trace import refuse_own_call, trace
 from serving.exporting.endpoint import predict, traced
 from serving.exporting.features import EXAMPLES, feature_specs
 from serving.exporting.manifest import write_manifest

@@ -322,6 +322,12 @@ def test_rows_may_be_lists_of_any_length(kind, by, dtype, rows, known):
     assert adapt(MultiValued(Categorical(dtype=dtype)), by(*map(kind, rows))).of.vocabulary == known
 
 
+def test_integers_of_numpy_among_objects_are_integers():
+    rows = column(list(np.array([7, 5])), [7])
+    assert adapt(MultiValued(Categorical(dtype="int64")), rows).of.vocabulary == (7, 5)
+    assert adapt(Categorical(dtype="int64"), column(*np.array([5, 7, 7]))).vocabulary == (7, 5)
+
+
 # All
 
 

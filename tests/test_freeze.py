@@ -403,7 +403,11 @@ NAMED = r"`tasks` must be distinct names among \['like_comment', 'like', 'also'\
             None,
             "received: 'mixing', a Reshape, under 'towers'. Between the two may stand what treats all task",
         ),
-        (one_number_for_each_task, None, "received: 'mixing', a Rescaling, under 'towers'. Between the two may stand"),
+        (
+            one_number_for_each_task,
+            None,
+            "received: 'mixing', a Rescaling, under 'towers'. Between the two may stand .* without a number for each",
+        ),
         (other_axis, None, "received: 'mixing', a LayerNormalization, under 'towers'. Between the two may stand"),
         (
             own_function,

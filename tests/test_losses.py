@@ -259,6 +259,14 @@ def test_auc_by_its_name_takes_the_ends_of_the_scale():
     assert number(metric.result()) == 0.75
 
 
+def test_auc_by_its_name_takes_scores_that_are_no_probabilities_as_keras_does():
+    for scores in ((2.0, 0.5, -1.0, 3.0), (-2.0, 0.5, -1.0, 0.1)):
+        masked, of_keras = MaskedMetric("AUC"), MaskedMetric(keras.metrics.AUC(num_thresholds=1000))
+        for metric in (masked, of_keras):
+            metric.update_state(column(1, 0, 0, 1), column(*scores))
+        assert number(masked.result()) == pytest.approx(number(of_keras.result()), abs=1e-6)
+
+
 def test_per_task_gives_every_task_its_own_loss_and_metrics_under_one_rule():
     arguments = per_task(
         {"b": "mse", "a": keras.losses.Huber()}, {"a": ["mae", keras.metrics.AUC(name="roc")]}, missing_value=-1

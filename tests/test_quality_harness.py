@@ -130,6 +130,16 @@ def test_restarts_spend_what_the_recipe_cost(resumed, tmp_path):
         main(arguments(tmp_path / "r.jsonl", SEARCHES[0], "restarts,mtnas_recipe"))
 
 
+def test_restarts_go_by_the_cost_of_the_recipe_at_the_settings_that_it_keeps(resumed, tmp_path):
+    out = tmp_path / "r.jsonl"
+    kept = [row for row in resumed[1] if row["method"] != "restarts"]
+    (recipe,) = (row for row in kept if (row["method"], row["phase"]) == ("mtnas_recipe", "final"))
+    stale = {**recipe, "settings": {**recipe["settings"], "dropout": 0.9}, "work": 50 * recipe["work"]}
+    out.write_text("".join(json.dumps(row) + "\n" for row in [stale, *kept]))
+    main(arguments(out, SEARCHES[0], "full_route,mtnas_recipe,restarts"))
+    assert rows_of(out)[-1]["work"] == resumed[1][-1]["work"]
+
+
 def test_random_routes_are_others_for_every_seed(without_tracing):
     dataset = datasets.load("synthetic:d=4,m=2").thinned(512, 1)
     problem, method = Problem(dataset, encode(dataset)), METHODS["random_routes"]
@@ -218,6 +228,13 @@ def test_the_table_shows_the_settings_that_were_best_on_validation():
     ]
     rows += [record("mmoe", 0, 0.6, 1, rate=0.1), record("mmoe", 0, 0.5, 1, rate=0.2)]
     assert report.summary(rows)["mmoe"]["values"]["income"] == [0.5]  # those at 0.3 have not run yet
+
+
+def test_the_table_says_who_was_tuned_on_fewer_seeds():
+    tuned = [record(method, seed, 0, 0, "tuning") for method, seed in (("mmoe", 8), ("mmoe", 9), ("ple", 9))]
+    rows = [{**row, "versions": {"keras": "3"}} for row in [*tuned, record("mmoe", 0, 0, 0), record("ple", 0, 0, 0)]]
+    text = report._made_with("synthetic", rows, report.summary(rows))
+    assert "--budget 1 --tuning-seeds 2`" in text and text.endswith(" Tuned on fewer seeds: PLE on 1.")
 
 
 # ------------------------------------------------------------------------------------------------------ what is matched

@@ -302,6 +302,16 @@ def test_with_no_start_step_a_fit_trains_and_only_a_run_searches():
     assert array(supernet.alpha).any() and int(array(supernet.search_step)) == 12
 
 
+def test_two_runs_are_one_in_two_parts():
+    found = []
+    for parts in ((7,), (4, 3)):
+        model, supernet = real_model(keras.optimizers.Adam(0.01), (2, 2, 2))
+        for steps in parts:
+            mtl.RouteSearch(batches(3), "loss").run(model, steps, verbose=0)
+        found.append(array(supernet.alpha))
+    np.testing.assert_array_equal(*found)
+
+
 def test_a_run_is_seeded_and_says_its_progress(capsys):
     found = []
     for seed in (0, 0, 1):

@@ -288,6 +288,17 @@ def test_weights_of_a_search_are_loaded_with_its_optimizer_or_the_search_is_refu
     np.testing.assert_array_equal(array(resumed.alpha), array(supernet.alpha))
 
 
+def test_weights_that_were_trained_for_a_search_are_loaded_without_its_optimizer(tmp_path):
+    path, batches = str(tmp_path / "trained.weights.h5"), [real_data(8)]
+    (model, supernet), (other, loaded) = (real_model(keras.optimizers.SGD(0.1), SMALL) for _ in range(2))
+    search(model, real_data(16), 8, batches, start_step=None)
+    model.save_weights(path)
+    other.load_weights(path)
+    for each in (model, other):
+        mtl.RouteSearch(batches).run(each, 2, verbose=0)
+    np.testing.assert_array_equal(array(loaded.alpha), array(supernet.alpha))
+
+
 @pytest.mark.parametrize("count", [0, 2])
 def test_a_model_must_have_one_supernet(count):
     inputs = hidden = keras.Input((4,))

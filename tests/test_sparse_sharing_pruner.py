@@ -41,6 +41,20 @@ def trainable(model):
     return [array(weight) for weight in model.trainable_weights]
 
 
+def test_a_second_model_of_the_same_layers_is_pruned_by_its_own_inputs():
+    model, layer = model_of(1)
+    inputs = keras.Input((3,))
+    below = keras.layers.Dense(DIM, name="other")(inputs)
+    second = keras.Model(inputs, model.get_layer("towers")(layer(below)))
+
+    def train(alone, task):
+        assert alone.input_shape == (None, 3) and "other" in [each.name for each in alone.layers]
+        return 0.0
+
+    mtl.SparseSharingPruner(train, 0.5, 0.5, verbose=False).prune(second)
+    assert layer.kept_fractions()[0] == 0.5
+
+
 @pytest.mark.parametrize("threshold", ["global", "layer"])
 def test_the_kept_fractions_are_those_of_the_schedule(threshold):
     model, _ = model_of()

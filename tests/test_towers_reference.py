@@ -85,6 +85,23 @@ def test_a_regression_ends_in_its_activation(rng):
     assert mtl.towers.Regression() == mtl.towers.Regression(activation="linear")
 
 
+def softcap(x):
+    return 5 * ops.tanh(x / 5)
+
+
+def test_a_regression_may_end_in_a_function_of_ones_own(rng):
+    h = rng.normal(size=(7, 1, 5)).astype("float32")
+    towers = mtl.Towers({"a": mtl.towers.Regression((), softcap)})
+    found = ops.convert_to_numpy(towers(h)["a"])
+    linear = mtl.Towers({"a": mtl.towers.Regression(())})
+    linear.build(h.shape)
+    linear.set_weights(towers.get_weights())
+    expected = 5 * np.tanh(ops.convert_to_numpy(linear(h)["a"]) / 5)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    with keras.saving.custom_object_scope({"softcap": softcap}):
+        assert mtl.Towers.from_config(towers.get_config()).tasks == towers.tasks
+
+
 def test_a_binary_tower_starts_at_its_prior(rng):
     tasks = {name: mtl.towers.Binary((3,), prior) for name, prior in (("rare", 0.003), ("plain", None), ("usual", 0.9))}
     layer = mtl.Towers({**tasks, "watch_time": mtl.towers.Regression((3,))}, kernel_initializer="zeros")

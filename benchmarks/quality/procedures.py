@@ -194,7 +194,6 @@ def searched(
         return _with_route(trained, layer.derive(), extra)
 
     routes = layer.candidates(candidates, [seed, 2])
-    layer.set_route(routes["derived"])
     found = {"inherited": _polished(problem, mtl.freeze(model), settings)}
     for number, (name, route) in enumerate(routes.items(), 1):
         found[name] = retrained(problem, route, width, settings, [seed, number], layer.input_layer)

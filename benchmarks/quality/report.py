@@ -179,10 +179,13 @@ def _made_with(name, rows, table):
     tuned = [row for row in rows if row["phase"] == "tuning"]
     tried = {(row["method"], *row["settings"].values()) for row in tuned}
     budget = max(map([method for method, *_ in tried].count, table), default=0)
-    tuning_seeds = len({row["seed"] for row in tuned})
-    more = f"--methods {','.join(table)} --seeds {seeds} --budget {budget} --tuning-seeds {tuning_seeds}"
+    trained = {method: METHODS[method].tuned_as or method for method in table}
+    counts = {method: len({row["seed"] for row in tuned if row["method"] == of}) for method, of in trained.items()}
+    more = f"--methods {','.join(table)} --seeds {seeds} --budget {budget} --tuning-seeds {max(counts.values())}"
     command = f"python -m benchmarks.quality.run {datasets.arguments(name)} {more}"
-    return f"`{command}`, with {_listed(rows[-1]['versions'])}."
+    fewer = [f"{table[method]['title']} on {count}" for method, count in counts.items() if count < max(counts.values())]
+    exceptions = f" Tuned on fewer seeds: {', '.join(fewer)}." if fewer else ""
+    return f"`{command}`, with {_listed(rows[-1]['versions'])}.{exceptions}"
 
 
 def _listed(values, thousands=""):

@@ -35,7 +35,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 SETTINGS = Settings(5e-4, 0.1, 1e-3)  # what most methods choose on KuaiRand; the same for all routes
-NEVER = 10**9
 
 
 def routes_to_rank(space, count):
@@ -81,7 +80,7 @@ def measure(problem, arguments, records):
                 model = problem.network(shared := layer(), SETTINGS)
                 judge = JudgeRoutes(problem, shared, routes)
                 batches = procedures.validation_batches(problem, seed)
-                search = RouteSearch(batches, "loss", seed=seed, uniform_training=True, start_step=NEVER)
+                search = RouteSearch(batches, "loss", seed=seed, uniform_training=True, start_step=None)
                 problem.fit(model, SETTINGS, epochs=arguments.epochs, patience=None, callbacks=[search, judge])
                 records.add({**where, "losses": judge.losses})
             done.update()

@@ -98,7 +98,8 @@ class Runner:
         if self.quick:
             options |= {name: value for name, value in QUICK_SEARCH.items() if options.get(name)}
         if "cost_of" in options:
-            options["cost"] = self._final(options["cost_of"], seed)[0]["work"]
+            of = options["cost_of"]
+            options["cost"] = self._final(of, seed, settings=asdict(self.chosen(of)))[0]["work"]
         keras.backend.clear_session()
         clock, cpu = time.perf_counter(), time.process_time()
         trained = row.train(problem, row, width, settings, seed, **options)
@@ -137,8 +138,8 @@ class Runner:
             if of and of not in self.methods[:place] and not all(self._final(of, seed) for seed in self.seeds):
                 raise SystemExit(f"{method} spends what {of} cost, and comes after it: --methods {of},{method}")
 
-    def _final(self, method, seed):
-        return self.records.find(dataset=self.name, method=method, phase="final", seed=seed, quick=self.quick)
+    def _final(self, method, seed, **more):
+        return self.records.find(dataset=self.name, method=method, phase="final", seed=seed, quick=self.quick, **more)
 
 
 def parse_arguments(arguments=None):

@@ -1,7 +1,7 @@
 """What comes into the sharing layer of a model, over a data set."""
 
 from mtl_layers._keras import keras
-from mtl_layers.freeze import trace
+from mtl_layers.towers.trace import trace
 
 
 def sharing_inputs(model, data, method, parts):

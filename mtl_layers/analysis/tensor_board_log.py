@@ -9,9 +9,9 @@ from mtl_layers.analysis._heat_map import draw_heat_map
 from mtl_layers.analysis.allocation_figure import plot_allocation
 from mtl_layers.analysis.gate_utilisation import gate_utilisation
 from mtl_layers.analysis.route_figure import draw_route
-from mtl_layers.freeze import trace
 from mtl_layers.sharing import GumbelMatrix, RouteSupernet
 from mtl_layers.towers import Towers
+from mtl_layers.towers.trace import trace
 
 
 class TensorBoardLog(keras.callbacks.Callback):

@@ -83,6 +83,7 @@ class Categorical(Spec):
         else:
             counted = zip(*(part.tolist() for part in np.unique(values, return_counts=True)), strict=True)
         for value, count in counted:
+            value = value.item() if isinstance(value, np.generic) else value  # of object arrays
             try:
                 summary[value.decode("utf-8") if isinstance(value, bytes) else value] += count
             except UnicodeDecodeError as error:

@@ -14,5 +14,6 @@ class LogitAUC(keras.metrics.AUC):
     """
 
     def update_state(self, y_true, y_pred, sample_weight=None):
+        y_pred = ops.clip(y_pred, 0, 1)  # as Keras takes what is no probability
         logits = ops.log(y_pred) - ops.log1p(-y_pred)
         return super().update_state(y_true, ops.clip(logits / (2 * LARGEST_LOGIT) + 0.5, 0, 1), sample_weight)

@@ -6,7 +6,7 @@ from numbers import Real
 import numpy as np
 
 from mtl_layers._checks import check_number, check_positive, check_rate, check_repeatable
-from mtl_layers._keras import keras
+from mtl_layers._keras import keras, ops
 from mtl_layers._walk import layers_of
 from mtl_layers.search.reinforce import reinforce_function
 from mtl_layers.search.rewards import check_classes, losses_by_task, reward_function
@@ -135,7 +135,7 @@ class RouteSearch(keras.callbacks.Callback):
         Args:
             model: A compiled model that is built, with one `RouteSupernet`.
             steps: Number of steps, at least 1.
-            verbose: 1 for Keras' progress bar, 0 for silence. Defaults to `1`.
+            verbose: 1 for Keras' progress bar, 2 for one line at the end, 0 for silence. Defaults to `1`.
 
         Returns:
             Dict from `search_reward`, `search_baseline` and `search_entropy` to a list with a number for each step (the
@@ -148,7 +148,7 @@ class RouteSearch(keras.callbacks.Callback):
         self.set_model(model)
         self.on_train_begin()
         self.on_epoch_begin(0)
-        self._batches = _cycle(self.validation_data, skip=0)
+        self._batches = self._cycled()
         history = {}
         bar = keras.utils.Progbar(steps, verbose=verbose, stateful_metrics=["search_baseline", "search_entropy"])
         for done in range(1, steps + 1):
@@ -236,7 +236,7 @@ class RouteSearch(keras.callbacks.Callback):
         self._sync()
         if self.start_step is not None and self._step >= self.start_step:
             if self._batches is None:  # not before: a callback that comes after this one may restore the step
-                self._batches = _cycle(self.validation_data, skip=self._step - self.start_step)
+                self._batches = self._cycled()
             fresh = self.uniform_training or self.routes_per_step > 1
             self._learn(self._drawn() if fresh else self._trained[None])
         else:
@@ -311,6 +311,11 @@ class RouteSearch(keras.callbacks.Callback):
             reward = float(np.nanmean(rewards[:, some], axis=0).sum())
             summary = {"search_reward": reward, "search_baseline": float(self._baseline.sum()), **summary}
         return summary
+
+    def _cycled(self):
+        """The validation batches from where the search is: a step of it took one, in whichever `fit` or `run`."""
+        taken = int(ops.convert_to_numpy(self.supernet.search_optimizer.iterations))
+        return _cycle(self.validation_data, skip=taken)
 
     def _sync(self):
         # JAX keeps the state of `fit` outside the variables until it is asked for.

@@ -10,6 +10,7 @@ from mtl_layers._keras import keras
 from mtl_layers.search._magnitude_pruning import prune_smallest
 from mtl_layers.sharing import SparseSharing
 from mtl_layers.towers import Towers
+from mtl_layers.towers.trace import trace
 
 
 class SparseSharingPruner:
@@ -96,14 +97,15 @@ class SparseSharingPruner:
             A list with a dict for each training: `task`, `round` (how often it had been pruned), `kept` (the fraction
             of weights that its mask left), `score`, and `chosen`, which is True once for each task.
         """
-        sharing, towers = _layers(model)
+        traced = _traced(model)
+        sharing, towers = traced.sharing, traced.towers
         rounds = math.ceil(round(math.log(self.final_kept) / math.log1p(-self.prune_rate), 9))
         trainings = sharing.num_tasks * (rounds + 1)
         bar = keras.utils.Progbar(trainings, verbose=int(self.verbose), stateful_metrics=["kept", "score"])
         chosen, report = [], []
         for index, task in enumerate(towers.task_names):
             masks, records = [], []
-            for candidate, kept, score in self._candidates(_alone(model, sharing, towers, index), task, rounds):
+            for candidate, kept, score in self._candidates(_alone(model, traced, index), task, rounds):
                 masks.append(candidate)
                 records.append({"task": task, "round": len(records), "kept": kept, "score": score, "chosen": False})
                 bar.update(index * (rounds + 1) + len(records), values=[("kept", kept), ("score", score)])
@@ -141,8 +143,8 @@ class SparseSharingPruner:
             alone.set_weights(start)
 
 
-def _layers(model):
-    """The `SparseSharing` and the `Towers` on top of it."""
+def _traced(model):
+    """The `SparseSharing` of a model, and the `Towers` on top of it."""
     layers = model.layers if isinstance(getattr(model, "output", None), dict) else []  # else it is not functional
     found = [[layer for layer in layers if isinstance(layer, kind)] for kind in (SparseSharing, Towers)]
     if [len(each) for each in found] != [1, 1]:
@@ -151,7 +153,8 @@ def _layers(model):
             f"received: {len(found[0])} and {len(found[1])} of them in {model!r}"
         )
     (sharing,), (towers,) = found
-    if towers.input is not sharing.output:
+    traced = trace(model)
+    if traced.sharing is not sharing or traced.between:
         raise ValueError(f"`model` must have {towers.name!r} directly on {sharing.name!r}; received: something between")
     for index, name in enumerate(towers.task_names):
         if towers.reads([index]) != (index,):
@@ -159,15 +162,15 @@ def _layers(model):
                 f"`model` must have towers that each read their own task alone, so that it can be trained on its own; "
                 f"received: {towers.name!r}, a {type(towers).__name__}, whose {name!r} reads other tasks"
             )
-    return sharing, towers
+    return traced
 
 
-def _alone(model, sharing, towers, index):
+def _alone(model, traced, index):
     """A model of one task: the layers below are the model's own, the sharing layer and the tower are copies."""
+    sharing, towers, below = traced.sharing, traced.towers, traced.sharing_reads
     name = f"{sharing.name}_{towers.task_names[index]}"
     alone = SparseSharing.from_config({**sharing.get_config(), "num_tasks": 1, "name": name})
-    below = sharing.input if len(sharing.input.shape) == 2 else sharing.input[:, index]
-    hidden = alone(below)
+    hidden = alone(below if len(below.shape) == 2 else below[:, index])
     for mine, theirs in zip(alone.trained_kernels, sharing.kernels, strict=True):
         mine.assign(theirs)
     for mine, theirs in zip(alone.biases, sharing.biases, strict=True):

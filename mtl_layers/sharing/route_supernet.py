@@ -167,7 +167,8 @@ class RouteSupernet(keras.layers.Layer):
     def hold_search_optimizer(self, optimizer):
         """Keeps the optimizer of `alpha`, whose state is then saved with the layer; returns the one that is kept."""
         if self.search_optimizer is None:
-            if self.built and int(ops.convert_to_numpy(self.search_step)):
+            # Not `search_step`, which also counts steps of a training that leaves the search for later.
+            if self.built and ops.convert_to_numpy(self.search_seen).any():
                 raise ValueError(
                     f"`{self.name}` must have the optimizer of its search before it loads the weights of one, or the "
                     "optimizer's state is lost: call `search.set_model(model)` before `model.load_weights`; "

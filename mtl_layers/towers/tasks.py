@@ -1,6 +1,7 @@
 """What a task predicts: the units and the activation at the end of its tower."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from numbers import Real
 
@@ -64,13 +65,13 @@ class Regression:
     """
 
     hidden_units: tuple[int, ...] = (64,)
-    activation: str | None = None
+    activation: Callable | str | None = None
     units = 1
     start = 0.0
 
     def __post_init__(self):
         object.__setattr__(self, "hidden_units", check_hidden_units("hidden_units", self.hidden_units, True))
-        object.__setattr__(self, "activation", keras.activations.serialize(check_activation(self.activation)))
+        object.__setattr__(self, "activation", check_activation(self.activation))
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,10 @@ KINDS = {kind.__name__: kind for kind in (Binary, Regression, MultiClass, Body)}
 
 def serialize(task):
     """A JSON-able form of a task."""
-    return {"kind": type(task).__name__, **asdict(task), "hidden_units": list(task.hidden_units)}
+    config = {"kind": type(task).__name__, **asdict(task), "hidden_units": list(task.hidden_units)}
+    if "activation" in config:
+        config["activation"] = keras.activations.serialize(task.activation)
+    return config
 
 
 def deserialize(name, config):
