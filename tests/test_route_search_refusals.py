@@ -20,6 +20,8 @@ from route_models import (
 import mtl_layers as mtl
 from mtl_layers._keras import keras, ops
 
+pytestmark = pytest.mark.not_on_jax
+
 SMALL = (2, 1, 2)
 
 
