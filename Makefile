@@ -3,15 +3,18 @@ PYTHON ?= python3.11
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test test-jax lint docs clean
 
 demo: $(VENV)/installed
 	$(RUN)/python examples/census_income.py --output build/demo
 
-# The whole suite on Keras 3 / TensorFlow, then what depends on Keras (not marked `once`) on tf_keras and on Keras 3 / JAX
-# (there without what it compiles for long, for nothing new: `not_on_jax`). A file's tests stay in one process, so that
-# what they share is made once. JAX would take longer to optimise what it compiles than to run it.
+# The whole suite on Keras 3 / TensorFlow, then what depends on Keras (not marked `once`) on tf_keras, and on Keras 3 / JAX
+# the contract of all layers, formulas, losses, and what trains; `make test-jax` runs all that JAX can. A file's tests stay
+# in one process, so that what they share is made once. JAX would take longer to optimise what it compiles than to run it.
 PYTEST := pytest -q -n 2 --dist loadfile
+ON_JAX := KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(RUN)/python -m $(PYTEST) -m "not once and not needs_tensorflow"
+JAX := contract experts gates moe_layers cross_stitch sparse_sharing gumbel_matrix static_route losses exact_auc \
+	route_search_in_fit balancing_in_fit
 
 test: $(VENV)/installed lint
 	$(RUN)/coverage erase
@@ -19,8 +22,10 @@ test: $(VENV)/installed lint
 	$(RUN)/coverage combine --quiet
 	$(RUN)/coverage report --fail-under=95
 	TF_USE_LEGACY_KERAS=1 $(RUN)/python -m $(PYTEST) -m "not once"
-	KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(RUN)/python -m $(PYTEST) \
-		-m "not once and not needs_tensorflow and not not_on_jax"
+	$(ON_JAX) $(addprefix tests/test_,$(addsuffix .py,$(JAX)))
+
+test-jax: $(VENV)/installed
+	$(ON_JAX)
 
 lint: $(VENV)/installed
 	$(RUN)/ruff check

@@ -8,6 +8,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import numpy as np
 import pytest
+from coverage import Coverage
 
 from mtl_layers._keras import BACKEND, keras
 
@@ -27,6 +28,12 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(skip)
 
 
+def pytest_sessionfinish():
+    """Before a process of xdist is told to end, for which it has ten seconds: coverage may need more to write."""
+    if current := Coverage.current():
+        current.save()
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Every test starts from the same random state."""
@@ -41,6 +48,9 @@ def rng():
 @contextmanager
 def eagerly():
     """Runs what TensorFlow would trace as it stands: where there are a few steps, tracing is most of the time."""
+    if BACKEND != "tensorflow":
+        yield
+        return
     import tensorflow as tf
 
     tf.config.run_functions_eagerly(True)

@@ -10,8 +10,6 @@ import pytest
 import mtl_layers as mtl
 from mtl_layers._keras import keras, ops
 
-pytestmark = pytest.mark.not_on_jax
-
 MODULES = [mtl.__name__, *(module.name for module in pkgutil.walk_packages(mtl.__path__, "mtl_layers."))]
 EXAMPLES = [
     test

@@ -9,8 +9,6 @@ from route_reference import random_route, randomise
 import mtl_layers as mtl
 from mtl_layers._keras import keras, ops
 
-pytestmark = pytest.mark.not_on_jax
-
 DIM = 5
 TASKS = {"like_comment": (3,), "like": mtl.towers.MultiClass(3, (3,)), "also": mtl.towers.Regression(())}
 

@@ -20,7 +20,10 @@ from route_models import (
 import mtl_layers as mtl
 from mtl_layers._keras import keras, ops
 
-pytestmark = pytest.mark.not_on_jax
+pytestmark = [
+    pytest.mark.usefixtures("without_tracing"),
+    pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`:UserWarning"),
+]
 
 SMALL = (2, 1, 2)
 

@@ -124,7 +124,6 @@ def test_a_chain_of_one_task_or_none_is_towers(rng):
     # Of float16 the products of queries and keys are too large here, and they themselves are not.
     [("float32", 1e3), ("float32", -1e3), ("mixed_float16", 1e2), ("mixed_float16", -1e2)],
 )
-@pytest.mark.not_on_jax
 @pytest.mark.parametrize("kind", ["esmm", "aitm"])
 def test_probabilities_and_gradients_are_finite_however_large_the_scores(kind, policy, scale, rng):
     layer = {"esmm": esmm, "aitm": aitm}[kind](dtype=policy)

@@ -13,8 +13,6 @@ matplotlib.use("Agg")
 event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 tensor_util = pytest.importorskip("tensorboard.util.tensor_util")
 
-pytestmark = pytest.mark.not_on_jax
-
 TASKS = ("click", "buy")
 
 

@@ -33,8 +33,8 @@ from benchmarks.quality.tuning import ranked, settings_to_try
 from mtl_layers._keras import keras
 
 RESULTS = Path(__file__).parent / "results"
-QUICK = {"rows": 2048, "epochs": 2}
-QUICK_SEARCH = {"candidates": 3, "afterwards": 20}  # routes that are trained anew, steps of a search
+QUICK = {"rows": 512, "epochs": 2}
+QUICK_SEARCH = {"candidates": 3, "afterwards": 10}  # routes that are trained anew, steps of a search
 
 
 class Runner:
@@ -98,8 +98,7 @@ class Runner:
         if self.quick:
             options |= {name: value for name, value in QUICK_SEARCH.items() if options.get(name)}
         if "cost_of" in options:
-            of = options["cost_of"]
-            options["cost"] = self._final(of, seed, settings=asdict(self.chosen(of)))[0]["work"]
+            options["cost"] = self.cost(options["cost_of"], seed)
         keras.backend.clear_session()
         clock, cpu = time.perf_counter(), time.process_time()
         trained = row.train(problem, row, width, settings, seed, **options)
@@ -130,6 +129,10 @@ class Runner:
                 "sklearn": sklearn.__version__,
             },
         }
+
+    def cost(self, method, seed):
+        """The work of a method's final run of this seed, at the settings that it keeps."""
+        return self._final(method, seed, settings=asdict(self.chosen(method)))[0]["work"]
 
     def _check_costs(self):
         """A method that may spend what another cost comes after it, or there are no runs to go by."""
