@@ -140,13 +140,13 @@ def markdown(found, command):
         weights = ", ".join(_interval(weight) for weight in of["gate_weights"])
         outs = [_interval(of["left_out"].get(title)) for title in titles]
         more.append([name, weights, *(f"{out} of {of['subnetworks']}" if out else "" for out in outs)])
-    seeds = " to ".join(str(number) for number in sorted({of["seeds"] for of in found.values()}))
     return f"""## What routes share
 
 {_table(lines)}
 
-Of the sub-networks that two tasks reach, the part that both reach; {seeds} seeds, ± half of the 95 % t-interval. By
-chance: routes drawn uniformly. Label correlation: over the training rows where both have one.
+Of the sub-networks that two tasks reach, the part that both reach; over the seeds that each method has in the table of
+the data set, ± half of the 95 % t-interval. By chance: routes drawn uniformly. Label correlation: over the training rows
+where both have one.
 
 ![What routes share](sharing.png)
 
