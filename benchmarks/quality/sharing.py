@@ -145,8 +145,8 @@ def markdown(found, command):
 {_table(lines)}
 
 Of the sub-networks that two tasks reach, the part that both reach; over the seeds that each method has in the table of
-the data set, ± half of the 95 % t-interval. By chance: routes drawn uniformly. Label correlation: over the training rows
-where both have one.
+the data set, ± half of the 95 % t-interval. By chance: routes drawn uniformly. Label correlation: over the training
+rows where both have one.
 
 ![What routes share](sharing.png)
 
