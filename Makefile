@@ -13,8 +13,7 @@ demo: $(VENV)/installed
 # in one process, so that what they share is made once. JAX would take longer to optimise what it compiles than to run it.
 PYTEST := pytest -q -n 2 --dist loadfile
 ON_JAX := KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(RUN)/python -m $(PYTEST) -m "not once and not needs_tensorflow"
-JAX := contract experts gates moe_layers cross_stitch sparse_sharing gumbel_matrix static_route losses exact_auc \
-	route_search_in_fit balancing_in_fit
+JAX := contract experts gates moe_layers sparse_sharing static_route losses exact_auc route_search_in_fit balancing_in_fit
 
 test: $(VENV)/installed lint
 	$(RUN)/coverage erase
