@@ -5,7 +5,7 @@ from numbers import Integral, Real
 
 import numpy as np
 
-from mtl_layers._keras import keras
+from mtl_layers._keras import BACKEND, keras
 
 
 def check_positive(name, value, minimum=1, maximum=None):
@@ -81,6 +81,12 @@ def per_level(name, value, num_levels):
             f"received: {name}={value!r}"
         )
     return tuple(value)
+
+
+def check_tensorflow(name):
+    """Refuses every other backend, for what is made of TensorFlow itself."""
+    if BACKEND != "tensorflow":
+        raise ValueError(f"{name} must run on the TensorFlow backend; received: backend={BACKEND!r}")
 
 
 def check_activation(value):

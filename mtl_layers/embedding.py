@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
-from mtl_layers._checks import check_positive
-from mtl_layers._keras import BACKEND, keras, ops, register
+from mtl_layers._checks import check_positive, check_tensorflow
+from mtl_layers._keras import keras, ops, register
 from mtl_layers._rows import gather_rows
 from mtl_layers.features import MultiValued, Numeric, deserialize, serialize
 from mtl_layers.features.spec import Spec
@@ -57,8 +57,7 @@ class FeatureEmbedding(keras.layers.Layer):
     """
 
     def __init__(self, features, width=8, *, embeddings_initializer="uniform", embeddings_regularizer=None, **kwargs):
-        if BACKEND != "tensorflow":
-            raise ValueError(f"FeatureEmbedding must run on the TensorFlow backend; received: backend={BACKEND!r}")
+        check_tensorflow("FeatureEmbedding")
         # Keras would cast the raw numbers to bfloat16 on the way in, before any is standardised or looked up.
         super().__init__(**{**kwargs, "autocast": False})
         if not isinstance(features, dict) or not features:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 
+from serving.scoring.output_file import TFRECORD, refuse_existing
+
 
 @dataclass(frozen=True)
 class ScoringSummary:
@@ -85,7 +87,7 @@ def score(
     )
     from serving.scoring.scoring_signature import ScoringSignature
 
-    scorer = ScoringSignature(model, signature, from_examples=input.suffix in _TFRECORD)
+    scorer = ScoringSignature(model, signature, from_examples=input.suffix in TFRECORD)
     tasks = [field.name for field in scorer.fields]
     clash = [key for key in keys if key in tasks]
     if clash:
@@ -93,7 +95,7 @@ def score(
     rows = open_rows(input, scorer.inputs, keys)
     schema = pa.schema([*(rows.schema.field(key) for key in keys), *scorer.fields])
     write = write_parquet
-    if output.suffix in _TFRECORD:
+    if output.suffix in TFRECORD:
         check_tfrecord_schema(schema)
         write = write_tfrecord
     files = _identity(rows.paths)
@@ -170,13 +172,10 @@ def main(argv=None):
     return 0
 
 
-_TFRECORD = (".tfrecord", ".tfrecords")
-
-
 def _check_arguments(input, output, batch_size, keys, overwrite, rows_per_part):
     if not input.exists():
         raise FileNotFoundError(f"`input` must exist; received: input='{input}'")
-    if output.suffix not in (".parquet", *_TFRECORD):
+    if output.suffix not in (".parquet", *TFRECORD):
         raise ValueError(f"`output` must end in .parquet, .tfrecord or .tfrecords; received: output='{output}'")
     if output.is_dir():
         raise ValueError(f"`output` must be a file; received: output='{output}', which is a directory")
@@ -184,10 +183,7 @@ def _check_arguments(input, output, batch_size, keys, overwrite, rows_per_part):
         raise FileNotFoundError(f"`output` must be in an existing directory; received: output='{output}'")
     if output.resolve() == input.resolve() or output.resolve().parent == input.resolve():
         raise ValueError(f"`output` must not be the input, or in it; received: output='{output}', input='{input}'")
-    if output.exists() and not overwrite:
-        raise FileExistsError(
-            f"`output` must not exist yet; received: output='{output}'; pass --overwrite (overwrite=True) to replace it"
-        )
+    refuse_existing(output, overwrite)
     for name, value in (("batch_size", batch_size), ("rows_per_part", 1 if rows_per_part is None else rows_per_part)):
         if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
             raise ValueError(f"`{name}` must be an integer of at least 1; received: {name}={value!r}")

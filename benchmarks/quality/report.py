@@ -181,9 +181,10 @@ def _made_with(name, rows, table):
     budget = max(map([method for method, *_ in tried].count, table), default=0)
     trained = {method: METHODS[method].tuned_as or method for method in table}
     counts = {method: len({row["seed"] for row in tuned if row["method"] == of}) for method, of in trained.items()}
-    more = f"--methods {','.join(table)} --seeds {seeds} --budget {budget} --tuning-seeds {max(counts.values())}"
+    most = max(counts.values())
+    more = f"--methods {','.join(table)} --seeds {seeds} --budget {budget} --tuning-seeds {most}"
     command = f"python -m benchmarks.quality.run {datasets.arguments(name)} {more}"
-    fewer = [f"{table[method]['title']} on {count}" for method, count in counts.items() if count < max(counts.values())]
+    fewer = [f"{table[method]['title']} on {count}" for method, count in counts.items() if count < most]
     exceptions = f" Tuned on fewer seeds: {', '.join(fewer)}." if fewer else ""
     return f"`{command}`, with {_listed(rows[-1]['versions'])}.{exceptions}"
 

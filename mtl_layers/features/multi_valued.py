@@ -53,7 +53,8 @@ class MultiValued(Spec):
         return self.of.adapted
 
     def check_type(self, values, name):
-        self.of.check_type(_flat(values), name)
+        if hasattr(values, "__array__"):  # in rows that are lists each value has a type of its own
+            self.of.check_type(values, name)
 
     def start(self):
         return self.of.start()

@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from mtl_layers._keras import BACKEND, keras, register
+from mtl_layers._checks import check_tensorflow
+from mtl_layers._keras import keras, register
 from mtl_layers._rows import resource_of
 
 
@@ -39,8 +40,7 @@ class LazyAdam(keras.optimizers.Adam):
     """
 
     def __init__(self, *args, **kwargs):
-        if BACKEND != "tensorflow":
-            raise ValueError(f"LazyAdam must run on the TensorFlow backend; received: backend={BACKEND!r}")
+        check_tensorflow("LazyAdam")
         super().__init__(*args, **kwargs)
 
     def _clip_gradients(self, grads):

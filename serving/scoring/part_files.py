@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from serving.scoring.output_file import refuse_existing
+
 _START_OVER = "throw away what was scored and start over: pass --restart (restart=True)"
 
 
@@ -54,13 +56,13 @@ class PartFiles:
         self._published = False
 
     def __enter__(self):
-        self._refuse_existing()
+        refuse_existing(self.output, self.overwrite)
         with self._disk_errors():
             self.directory.mkdir(exist_ok=True)
             self._lock = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             self._take_lock()
-            self._refuse_existing()
+            refuse_existing(self.output, self.overwrite)
             for left_over in self.directory.glob("*.tmp"):
                 left_over.unlink()
             self._parts = sorted(self.directory.glob("rows-*.arrow"))
@@ -90,7 +92,7 @@ class PartFiles:
         """Joins the parts into the final file, renames it into place and removes the parts."""
         with self._disk_errors(), _complete_file(self.output, self.directory / "joined.tmp") as unfinished:
             self.write(unfinished, self.schema, map(_read_part, self._parts))
-            self._refuse_existing()
+            refuse_existing(self.output, self.overwrite)
         self._remove()
         self._published = True
 
@@ -107,13 +109,6 @@ class PartFiles:
         # From the last one on: a kill in between leaves parts from the first row on, which a next run can go on with.
         while self._parts:
             self._parts.pop().unlink(missing_ok=True)
-
-    def _refuse_existing(self):
-        if self.output.exists() and not self.overwrite:
-            raise FileExistsError(
-                f"`output` must not exist yet; received: output='{self.output}'; pass --overwrite (overwrite=True) "
-                "to replace it"
-            )
 
     def _take_lock(self):
         try:

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from serving.scoring.csv_rows import CsvRows
+from serving.scoring.output_file import TFRECORD
 from serving.scoring.parquet_rows import ParquetRows
 from serving.scoring.tfrecord_rows import TFRecordRows
 
-SUFFIXES = (".parquet", ".csv", ".tfrecord", ".tfrecords")
+SUFFIXES = (".parquet", ".csv", *TFRECORD)
 
 
 def open_rows(path, inputs, keys=()):
@@ -41,7 +42,7 @@ def open_rows(path, inputs, keys=()):
         return ParquetRows([path], inputs, keys)
     if path.suffix == ".csv":
         return CsvRows(path, inputs, keys)
-    if path.suffix in (".tfrecord", ".tfrecords"):
+    if path.suffix in TFRECORD:
         return TFRecordRows(path, inputs, keys)
     raise ValueError(f"`input` must end in one of {', '.join(SUFFIXES)}; received: input='{path}'")
 
