@@ -314,7 +314,8 @@ class RouteSearch(keras.callbacks.Callback):
 
     def _cycled(self):
         """The validation batches from where the search is: a step of it took one, in whichever `fit` or `run`."""
-        taken = int(ops.convert_to_numpy(self.supernet.search_optimizer.iterations))
+        # Plus 0: tf_keras' counter that is mirrored over devices gives no array itself.
+        taken = int(ops.convert_to_numpy(self.supernet.search_optimizer.iterations + 0))
         return _cycle(self.validation_data, skip=taken)
 
     def _sync(self):
