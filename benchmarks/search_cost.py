@@ -3,11 +3,12 @@
     python -m benchmarks.search_cost [--steps 200] [--output benchmarks/results/search_cost.json] [--quick]
 
 Three costs. A step of the search, with a validation batch of the same size, against a training step: for the model of
-the MTNAS paper (15 fields, embeddings of width 10, 100,000 ids), at batches of 512 and 4,096 rows, for the part above
-its embeddings alone, and for the largest search there may be: Adam moves all of its 13.6 million parameters of gates in
-every step, LazyAdam those of the route in force. The peak memory of both trainings, each in a process of its own. The
-forward pass of a frozen route that keeps half of the sub-networks, the part above the embeddings alone, at three sizes.
-Sides in one process take turns, step by step; medians and ratios of medians are reported.
+the MTNAS paper (15 fields, embeddings of width 10, 100,000 ids), at batches of 512 and 4,096 rows, without XLA and with
+it (`jit_compile`), for the part above its embeddings alone, and for the largest search there may be: Adam moves all of
+its 13.6 million parameters of gates in every step, LazyAdam those of the route in force. The peak memory of both
+trainings, each in a process of its own. The forward pass of a frozen route that keeps half of the sub-networks, the
+part above the embeddings alone, at three sizes. Sides in one process take turns, step by step; medians and ratios of
+medians are reported.
 """
 
 import argparse
@@ -45,7 +46,7 @@ def supernet(size=SIZE):
     return mtl.RouteSupernet(len(TASKS), *size, UNITS)
 
 
-def model_of(sharing, embeds, optimizer):
+def model_of(sharing, embeds, optimizer, jit_compile):
     """A compiled model of the sharing layer between inputs and towers."""
     if embeds:
         inputs = keras.Input((FIELDS,), dtype="int32", name="ids")
@@ -53,7 +54,7 @@ def model_of(sharing, embeds, optimizer):
     else:
         x = inputs = keras.Input((DIM,), name="x")
     model = keras.Model(inputs, mtl.Towers(dict.fromkeys(TASKS, (32,)))(sharing(x)))
-    return compiled(model, optimizer(1e-3))
+    return compiled(model, optimizer(1e-3), jit_compile)
 
 
 def batch(seed, embeds, rows):
@@ -65,14 +66,14 @@ def batch(seed, embeds, rows):
     return tf.constant(x), labels(rng, TASKS, rows)
 
 
-def training_step(sharing, embeds, rows=BATCH, optimizer=keras.optimizers.Adam):
-    model, (x, y) = model_of(sharing, embeds, optimizer), batch(0, embeds, rows)
+def training_step(sharing, embeds, rows=BATCH, optimizer=keras.optimizers.Adam, jit_compile=False):
+    model, (x, y) = model_of(sharing, embeds, optimizer, jit_compile), batch(0, embeds, rows)
     return lambda: model.train_on_batch(x, y)
 
 
-def search_step(embeds, size=SIZE, rows=BATCH, optimizer=keras.optimizers.Adam, **arguments):
+def search_step(embeds, size=SIZE, rows=BATCH, optimizer=keras.optimizers.Adam, jit_compile=False, **arguments):
     """A training step of a supernet with the callback's two halves around it."""
-    model, (x, y) = model_of(supernet(size), embeds, optimizer), batch(0, embeds, rows)
+    model, (x, y) = model_of(supernet(size), embeds, optimizer, jit_compile), batch(0, embeds, rows)
     search = mtl.RouteSearch([batch(1, embeds, rows)], **arguments)
     search.set_model(model)
     search.on_train_begin()
@@ -86,14 +87,15 @@ def search_step(embeds, size=SIZE, rows=BATCH, optimizer=keras.optimizers.Adam, 
     return step
 
 
-def training(embeds, count, size=SIZE, rows=BATCH, optimizer=keras.optimizers.Adam):
+def training(embeds, count, size=SIZE, **setting):
+    """Medians of the four kinds of steps; `setting`: rows, optimizer, jit_compile."""
     keras.utils.set_random_seed(0)
     return interleaved(
         {
-            "ml_mmoe": training_step(ml_mmoe(size), embeds, rows, optimizer),
-            "supernet": training_step(supernet(size), embeds, rows, optimizer),
-            "search": search_step(embeds, size, rows, optimizer),
-            "search_4_routes": search_step(embeds, size, rows, optimizer, routes_per_step=4),
+            "ml_mmoe": training_step(ml_mmoe(size), embeds, **setting),
+            "supernet": training_step(supernet(size), embeds, **setting),
+            "search": search_step(embeds, size, **setting),
+            "search_4_routes": search_step(embeds, size, routes_per_step=4, **setting),
         },
         count,
     )
@@ -147,6 +149,8 @@ def main():
     cases = {
         "step_with_embeddings": lambda: training(True, count),
         "step_with_embeddings_large_batch": lambda: training(True, count // 2, rows=LARGE_BATCH),
+        "step_with_embeddings_xla": lambda: training(True, count, jit_compile=True),
+        "step_with_embeddings_large_batch_xla": lambda: training(True, count // 2, rows=LARGE_BATCH, jit_compile=True),
         "step_above_embeddings": lambda: training(False, count),
         "step_of_the_largest": lambda: training(True, count // 4 + 1, LARGEST),
         "step_of_the_largest_lazy_adam": lambda: training(True, count // 4 + 1, LARGEST, optimizer=mtl.LazyAdam),

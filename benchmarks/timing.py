@@ -26,10 +26,10 @@ def interleaved(steps, count, warm_up=10):
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def compiled(model, optimizer):
-    """The model of binary tasks, compiled."""
+def compiled(model, optimizer, jit_compile=False):
+    """The model of binary tasks, compiled; without XLA as Keras does on a processor unless it is told."""
     losses = mtl.losses.per_task(dict.fromkeys(model.output, "binary_crossentropy"))
-    model.compile(optimizer, **losses, jit_compile=False)
+    model.compile(optimizer, **losses, jit_compile=jit_compile)
     return model
 
 

@@ -223,6 +223,37 @@ def test_mixed_precision_searches_with_alpha_in_float32():
 
 
 @pytest.mark.needs_tensorflow
+def test_with_xla_it_is_the_same_search():
+    found = []
+    for jit_compile in (False, True):
+        model, _ = real_model(adam(), SMALL)
+        model.compile(model.optimizer, model.loss, jit_compile=jit_compile)
+        record, _ = search(model, real_data(40), 8, [real_data(32)], routes_per_step=2)
+        found.append(record)
+    plain, compiled_by_xla = found
+    assert np.array_equal(plain.routes, compiled_by_xla.routes)
+    np.testing.assert_allclose(plain.alphas, compiled_by_xla.alphas, atol=1e-6)
+    assert np.abs(plain.alphas[-1]).max() > 0
+
+
+@pytest.mark.needs_tensorflow
+def test_routes_are_scored_with_xla_where_the_model_is_compiled_with_it():
+    import tensorflow as tf
+
+    class BeyondXla(keras.layers.Layer):
+        def call(self, inputs):
+            return tf.strings.to_number(tf.strings.as_string(inputs))
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, mtl.Towers({"b": (), "a": ()})(mtl.RouteSupernet(2, 1, 2, 3)(BeyondXla()(inputs))))
+    compiled(model, ("b", "a"), "adam", "binary_crossentropy")
+    assert np.isfinite(mtl.RouteSearch([real_data(16)]).run(model, 2, verbose=0)["search_reward"]).all()
+    model.compile(model.optimizer, model.loss, jit_compile=True)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="XLA"):
+        mtl.RouteSearch([real_data(16)]).run(model, 2, verbose=0)
+
+
+@pytest.mark.needs_tensorflow
 def test_two_replicas_search_as_one_device_does():
     done = run_on_two_devices("""
         from route_models import real_data, real_model, search

@@ -58,12 +58,18 @@ def _value(variable):
 
 
 def _scores(model, supernet, reward):
+    def predict(inputs, route):
+        with supernet._at_route(route):
+            return model(inputs, training=False)
+
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        # With XLA where the model's own steps are; the reward without, since it may be a callable of any operations.
+        predict = tf.function(predict, jit_compile=model.jit_compile or None)
+
     def scores(inputs, labels, weights, routes):
-        found = []
-        for number in range(routes.shape[0]):
-            with supernet._at_route(routes[number]):
-                predictions = model(inputs, training=False)
-            found.append(reward(labels, predictions, weights))
+        found = [reward(labels, predict(inputs, routes[number]), weights) for number in range(routes.shape[0])]
         return ops.stack(found)
 
     return scores

@@ -32,6 +32,8 @@ class RouteSearch(keras.callbacks.Callback):
     they keep have the route sampled last, which a later `fit` without a search would train; so has a model whose `fit`
     was interrupted. Where `load_weights` is to bring back a search, call `set_model` before it.
 
+    On TensorFlow routes are scored with XLA where the model is compiled with it (`jit_compile` of `compile`).
+
     A reward compares routes by the weights of that step. Where a model over-fits before the search has ended, those are
     the wrong ones: train with `start_step=None` to the best epoch, and search then with `run`.
 
