@@ -143,7 +143,9 @@ def main(argv=None):
         "stopped when it is started again.",
     )
     parser.add_argument("--model", required=True, metavar="DIR", help="a SavedModel, or a directory of versions")
-    parser.add_argument("--input", required=True, metavar="X", help=".parquet, .csv or .tfrecord file")
+    parser.add_argument(
+        "--input", required=True, metavar="X", help=".parquet (or a directory of them), .csv or .tfrecord file"
+    )
     parser.add_argument("--output", required=True, metavar="Y", help=".parquet or .tfrecord file to write")
     parser.add_argument("--signature", help="default: serving_default; examples for TFRecord if the model has it")
     parser.add_argument("--batch-size", type=int, default=4096, metavar="N", help="rows per call (default 4096)")

@@ -164,8 +164,8 @@ def test_sections_of_the_readme_are_on_their_pages(site, page_parts):
     start = (site / "index.html").read_text(encoding="utf-8")
     assert "one ranking model that predicts click, purchase and watch time at once" in start
     assert page_parts.readme_section("What runs where").startswith("| | Keras 3 / TensorFlow")
-    assert "\n## " not in page_parts.readme_section("Two commands")
-    assert "## How good is that?" in page_parts.readme_section("Two commands")
+    assert "\n## " not in page_parts.readme_section("Install and try")
+    assert "## How good is that?" in page_parts.readme_section("Install and try")
     with pytest.raises(KeyError, match="No such heading"):
         page_parts.readme_section("No such heading")
 

@@ -45,6 +45,15 @@ def test_a_wrong_task_name_is_an_error_in_fit_or_at_least_in_check_labels(rng, c
             compiled(require_weights=argument == "sample_weight").fit(x, verbose=0, **given)
 
 
+@pytest.mark.parametrize("argument", ["labels", "sample_weight"])
+def test_what_is_no_dict_is_refused(rng, argument):
+    _, labels = labels_of(rng)
+    given = {"labels": labels, argument: [labels]}
+    message = rf"`{argument}` must be a dict from task name to an array of all rows; received: list"
+    with pytest.raises(ValueError, match=message):
+        check_labels(("zapped", "also"), **given)
+
+
 def test_a_forgotten_mask_is_an_error_in_fit(rng):
     x, labels = labels_of(rng)
     with pytest.raises(ValueError, match=r"sample_weight of .* must be given, since `require_weights=True`"):

@@ -83,8 +83,9 @@ def check_labels(tasks, labels, sample_weight=None, missing_value=None):
         Dict from task name to the number of rows in its sample space.
 
     Raises:
-        ValueError: If a task has no labels or no mask, a name is unknown, row counts differ, a label is not finite, a
-            weight is negative or not finite, a task's mask is zero everywhere, or `missing_value` is no number.
+        ValueError: If labels or weights are no dict, a task has no labels or no mask, a name is unknown, row counts
+            differ, a label is not finite, a weight is negative or not finite, a task's mask is zero everywhere, or
+            `missing_value` is no number.
 
     Example:
         >>> mtl.losses.check_labels(["click"], {"click": np.array([1.0, np.nan])}, missing_value=float("nan"))
@@ -135,6 +136,10 @@ def check_labels(tasks, labels, sample_weight=None, missing_value=None):
 
 
 def _check_names(argument, given, tasks):
+    if not isinstance(given, dict):
+        raise ValueError(
+            f"`{argument}` must be a dict from task name to an array of all rows; received: {type(given).__name__}"
+        )
     unknown, absent = sorted(set(given) - set(tasks)), [task for task in tasks if task not in given]
     if unknown or absent:
         raise ValueError(
