@@ -105,3 +105,10 @@ def is_keras_activation(function):
 def not_binary(values):
     """Those of an array's values that are neither 0 nor 1."""
     return values[~np.isin(values, (0, 1))]
+
+
+def names_of(argument, names):
+    """Names of tasks as a tuple; a name alone stands for itself."""
+    if not isinstance(names, Iterable):
+        raise ValueError(f"`{argument}` must be a list of names of tasks; received: {argument}={names!r}")
+    return (names,) if isinstance(names, str) else tuple(names)

@@ -5,6 +5,7 @@ import tensorflow as tf
 from mtl_layers._checks import check_positive, check_tensorflow
 from mtl_layers._keras import keras, ops, register
 from mtl_layers._rows import gather_rows
+from mtl_layers._trainable import hand_down
 from mtl_layers.features import MultiValued, Numeric, deserialize, serialize
 from mtl_layers.features.spec import Spec
 
@@ -163,6 +164,7 @@ class FeatureEmbedding(keras.layers.Layer):
             raise ValueError(f"`adapt` must be called before the layer is used; nothing is known yet of: {missing}")
         for table in self.tables:
             table.build(None)
+        hand_down(self)
         self.built = True
 
     def call(self, inputs):

@@ -106,6 +106,7 @@ class Experts(ExpertArguments):
         """Takes over the weights of the given experts of `source`, in that order."""
         for mine, theirs in zip(self.weights, source.weights, strict=True):
             mine.assign(ops.take(theirs, list(experts), axis=0))
+        self.trainable = source.trainable
 
     def get_config(self):
         return {

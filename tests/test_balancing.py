@@ -408,6 +408,14 @@ def test_what_it_cannot_be_compiled_with(loss, options, message):
         model.compile("sgd", loss, **options)
 
 
+def test_balancing_must_be_one():
+    inputs = keras.Input((2,))
+    with pytest.raises(
+        ValueError, match=r"`balancing` must be one such as mtl.balancing.PCGrad.*; received: balancing='pcgrad'"
+    ):
+        BalancedModel(inputs, {"a": keras.layers.Dense(1)(inputs)}, "pcgrad")
+
+
 def test_labels_of_every_task_must_be_there():
     model = shared_line(UncertaintyWeighting(TASKS), "sgd")
     with pytest.raises(ValueError, match=r"labels must be a dict with every task; missing: \['b'\]"):
@@ -467,6 +475,36 @@ def test_what_only_gradients_of_tasks_need():
         scaled = keras.optimizers.SGD(loss_scale_factor=8.0)
         with pytest.raises(ValueError, match="`optimizer` must not scale the loss, as for float16, under PCGrad"):
             shared_line(PCGrad(TASKS), scaled)
+
+
+@pytest.mark.needs_tensorflow
+def test_weights_of_a_model_within_are_shared_like_those_of_a_layer():
+    """By hand: gradients [g, h] of opposite sign cancel where they are projected, and a plain sum moves the weight."""
+
+    def moved(kind):
+        class Scale(kind):
+            def build(self, shape):
+                self.scale = self.add_weight(name="scale", shape=(1,), initializer="ones")
+                self.built = True
+
+            def call(self, x):
+                return x * self.scale
+
+            def compute_output_shape(self, shape):
+                return shape
+
+        inputs, scale = keras.Input((1,)), Scale()
+        h = scale(inputs)
+        outputs = {
+            task: keras.layers.Dense(1, use_bias=False, kernel_initializer="ones", name=task)(h) for task in TASKS
+        }
+        model = BalancedModel(inputs, outputs, PCGrad(TASKS))
+        model.compile(keras.optimizers.SGD(0.01), **mtl.losses.per_task(dict.fromkeys(TASKS, "mse")))
+        labels = {"a": np.array([[3.0]], "float32"), "b": np.array([[-5.0]], "float32")}
+        model.train_on_batch(np.ones((1, 1), "float32"), labels)
+        return float(array(scale.scale)[0])
+
+    assert moved(keras.layers.Layer) == moved(keras.Model) == 1.0
 
 
 @pytest.mark.needs_tensorflow

@@ -216,6 +216,40 @@ def test_with_equal_weights_it_trains_as_a_plain_model(name):
         np.testing.assert_allclose(array(mine), array(theirs), atol=1e-5)
 
 
+def test_lists_of_numbers_begin_with_the_loss_and_have_their_names():
+    x, y = data()
+    model = balanced(MAKERS["average"]())
+    lost = model.evaluate(x, y, verbose=0, return_dict=True)
+    listed = model.evaluate(x, y, verbose=0)
+    logged = ["loss", "watch_time_loss", "click_loss", "watch_time_weight", "click_weight"]
+    assert listed == pytest.approx([lost[name] for name in [*logged, "click_binary_accuracy"]])
+    assert model.metrics_names[:5] == logged and len(model.metrics_names) == len(listed) == len(lost)
+    assert model.test_on_batch(x, y) == pytest.approx(listed, rel=1e-5)
+    assert model.train_on_batch(x, y)[0] == pytest.approx(listed[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["model.h5", "model.hdf5"])
+def test_a_format_that_would_lose_the_balancing_is_refused(name, tmp_path):
+    with pytest.raises(ValueError, match=r"`filepath` must not be of the legacy HDF5 format.*; received: .*model\.h"):
+        balanced(MAKERS["average"]()).save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.needs_tensorflow
+@pytest.mark.parametrize("name", ["norms", "surgery"])
+def test_compiled_by_xla_lazy_adam_moves_the_same_rows(name):
+    x, y = data()
+    weights = []
+    for jit_compile in (False, True):
+        keras.utils.set_random_seed(0)
+        model = balanced(MAKERS[name](), mtl.LazyAdam(0.1, epsilon=0.1))
+        model.compile(model.optimizer, model.loss, jit_compile=jit_compile)
+        model.fit(x, y, batch_size=12, shuffle=False, verbose=0)
+        weights.append([array(weight) for weight in model.trainable_weights])
+    for plain, compiled_by_xla in zip(*weights, strict=True):
+        np.testing.assert_allclose(compiled_by_xla, plain, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", sorted({"uncertainty", "norms"} & MAKERS.keys()))
 def test_freezing_leaves_the_balancing_behind(name):
     model = balanced(MAKERS[name]())

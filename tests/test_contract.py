@@ -132,6 +132,13 @@ def test_a_shape_alone_builds_all_weights(name):
 
 
 @every_row
+def test_made_not_trainable_nothing_in_it_is(name):
+    """So a layer that was frozen by Keras' flag does not train on when its model is loaded or cloned."""
+    model, layer = functional(name, trainable=False)
+    assert model.trainable_weights == [] and len(layer.weights) > 0
+
+
+@every_row
 def test_symbolic_eager_and_computed_shapes_agree(name):
     row = ROWS[name]
     model, layer = functional(name)
@@ -140,6 +147,17 @@ def test_symbolic_eager_and_computed_shapes_agree(name):
     computed = layer.compute_output_shape(with_batch(EAGER, row.input_shape))
     computed = {k: tuple(v) for k, v in computed.items()} if isinstance(computed, dict) else tuple(computed)
     assert computed == with_batch(EAGER, row.output_shape)
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="JAX has no float64 unless it is told")
+@every_row
+def test_in_float64_all_is_float64(name):
+    layer = ROWS[name].make(dtype="float64")
+    if isinstance(layer, mtl.ScoreFusion | mtl.Towers):  # predictions and scores are float32 at all times
+        return
+    outputs = layer(ROWS[name].batch(EAGER))
+    outputs = outputs.values() if isinstance(outputs, dict) else [outputs]
+    assert {dtype_name(each) for each in outputs} == {"float64"}
 
 
 @every_row
@@ -229,5 +247,9 @@ def test_frozen_it_gives_the_same_numbers(trained):
             assert list(found) == wanted
         else:
             found = dict(zip(wanted, frozen(x), strict=True))
+            frozen.trainable = False
+            again = type(frozen).from_config(frozen.get_config())
+            inputs = keras.Input(x.shape[1:])
+            assert keras.Model(inputs, again(inputs)).trainable_weights == []
         for task in wanted:
             np.testing.assert_allclose(ops.convert_to_numpy(found[task]), expected[task], rtol=1e-6, atol=1e-6)

@@ -239,6 +239,16 @@ def test_a_layer_that_is_not_trained_stays_so(kind):
         assert found.layers[-1].trainable_weights
 
 
+@pytest.mark.parametrize("part", ["expert_levels", "gate_levels"])
+def test_a_part_that_is_not_trained_stays_so(part):
+    model = functional(LAYERS["MultiLayerMMoE"]())
+    getattr(model.layers[2], part)[1].trainable = False
+    frozen = mtl.freeze(model).layers[2]
+    parts = frozen.experts if part == "expert_levels" else frozen.gates
+    assert {each.trainable for each in parts} == {True, False}
+    assert sum(not each.trainable for each in parts) == (1 if part == "expert_levels" else len(TASKS))
+
+
 @pytest.mark.parametrize(
     ("layer", "towers"),
     [

@@ -104,6 +104,17 @@ def test_every_epoch_logs_the_gauc_of_the_held_out_rows(rng):
         assert history[f"val_{task}_gauc"][-1] == pytest.approx(expected, abs=1e-9)
 
 
+def test_groups_may_be_text_that_the_model_does_not_read(rng):
+    features, labels = rows(rng)
+    named = {**features, "session": np.array([f"s{user}" for user in features["user"].ravel()])}
+    model = ranker()
+    expected = GroupedAUC((features, labels), "user", tasks=["click"])
+    by_name = GroupedAUC((named, labels), "session", tasks=["click"])
+    for callback in (expected, by_name):
+        callback.set_model(model)
+    assert by_name.scores() == pytest.approx(expected.scores())
+
+
 def test_a_data_set_may_be_shuffled_and_have_weights(rng):
     import tensorflow as tf
 

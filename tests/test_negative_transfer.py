@@ -56,6 +56,7 @@ def test_the_figure_has_a_point_and_an_interval_for_each_task():
     [
         ({"a": [1, 2]}, {"b": [1, 2]}, (), "must be dicts with the same tasks; received: multi=['a'], single=['b']"),
         ([1], {"b": [1, 2]}, (), "must be dicts with the same tasks; received: multi=[1], single=['b']"),
+        ({"a": [1, 2]}, {"a": [1, 2]}, "watch", "`lower_is_better` must name tasks among ['a']; received: ['watch']"),
         ({"a": [1, 2]}, {"a": [1, 2]}, ["b"], "`lower_is_better` must name tasks among ['a']; received: ['b']"),
         ({"a": [1]}, {"a": [1]}, (), "must have two seeds or more for each task, the same for both; received: 'a' wi"),
         ({"a": [1, 2]}, {"a": [1, 2, 3]}, (), "received: 'a' with shapes (2,) and (3,)"),

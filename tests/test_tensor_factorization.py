@@ -6,7 +6,7 @@ import reference
 from gradients import forward, gradients
 
 import mtl_layers as mtl
-from mtl_layers._keras import ops
+from mtl_layers._keras import keras, ops
 
 DIM = 5
 
@@ -238,3 +238,8 @@ def test_a_bad_argument_is_told_by_name(make, text):
     with pytest.raises(ValueError) as caught:
         make()
     assert str(caught.value) == text
+
+
+def test_an_activation_with_weights_is_refused():
+    with pytest.raises(ValueError, match=r"`activation` must be a function or its name; received: activation=<.*PReLU"):
+        mtl.TensorFactorization(2, (1, 1, 1), activation=keras.layers.PReLU())

@@ -69,7 +69,7 @@ class GroupedAUC(keras.callbacks.Callback):
         for batch in self._batches():
             known = self._labels(batch, tasks)
             features = native(batch[0])
-            predicted = self._predict(features)
+            predicted = self._predict(self._read_by_the_model(features))
             if isinstance(self.group, str):
                 groups.append(np.ravel(np.asarray(features[self.group])))
             for task, (labels, weights) in known.items():
@@ -80,6 +80,13 @@ class GroupedAUC(keras.callbacks.Callback):
             labels, scores, weights = (np.concatenate(column) for column in zip(*parts, strict=True))
             found[task] = gauc(labels, scores, groups, weights)
         return found
+
+    def _read_by_the_model(self, features):
+        """All features but a group that the model has no input for: it may be text, which not every Keras takes."""
+        inputs = getattr(self.model, "input", None)
+        if not isinstance(self.group, str) or not isinstance(inputs, dict) or self.group in inputs:
+            return features
+        return {name: values for name, values in features.items() if name != self.group}
 
     def _predict(self, features):
         # `predict_on_batch` is compiled, but in Keras 3 it gives the whole batch to each replica of a strategy.

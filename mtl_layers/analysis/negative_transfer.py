@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from mtl_layers._checks import names_of
+
 
 def negative_transfer(multi, single, lower_is_better=()):
     """Compares each task in a multi-task model with a model of its own, seed by seed.
@@ -38,6 +40,7 @@ def negative_transfer(multi, single, lower_is_better=()):
         raise ValueError(
             f"`multi` and `single` must be dicts with the same tasks; received: multi={found[0]}, single={found[1]}"
         )
+    lower_is_better = names_of("lower_is_better", lower_is_better)
     unknown = sorted(set(lower_is_better) - set(multi))
     if unknown:
         raise ValueError(f"`lower_is_better` must name tasks among {list(multi)}; received: {unknown}")

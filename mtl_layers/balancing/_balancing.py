@@ -1,7 +1,6 @@
 """What all ways to balance tasks have in common."""
 
-from collections.abc import Iterable
-
+from mtl_layers._checks import names_of
 from mtl_layers._keras import keras, ops
 
 
@@ -60,13 +59,6 @@ class Balancing(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "tasks": list(self.tasks)}
-
-
-def names_of(argument, names):
-    """Names of tasks as a tuple; a name alone stands for itself."""
-    if not isinstance(names, Iterable):
-        raise ValueError(f"`{argument}` must be a list of names of tasks; received: {argument}={names!r}")
-    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def now(variable):

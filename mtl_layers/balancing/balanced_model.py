@@ -2,6 +2,7 @@
 
 from mtl_layers._keras import BACKEND, keras, ops, register
 from mtl_layers._walk import layers_of
+from mtl_layers.balancing._balancing import Balancing
 from mtl_layers.towers import Towers
 
 
@@ -10,8 +11,8 @@ class BalancedModel(keras.Model):
     """A functional model whose `fit` weights the losses of its tasks as `balancing` says.
 
     Everything else is as with `keras.Model(inputs, outputs)`, of which it is a kind: compile, fit, callbacks, saving.
-    The balancing's state is part of the model's weights, and so of its files, checkpoints and backups. `mtl.freeze` and
-    `serving.export` leave the balancing behind.
+    The balancing's state is part of the model's weights, and so of its files, checkpoints and backups; Keras' legacy
+    HDF5 format has no place for it. `mtl.freeze` and `serving.export` leave the balancing behind.
 
     Args:
         inputs: As for `keras.Model`.
@@ -20,17 +21,19 @@ class BalancedModel(keras.Model):
             `PCGrad`, with those tasks among `outputs` that have a loss.
 
     Logs: `loss`, what was trained on, regularization included; and for each task `<task>_loss`, without its weight, and
-    `<task>_weight`; all means over the batches of the epoch. `val_loss` has the weights that training has come to, and
-    cannot be compared between epochs; `val_<task>_loss` can. Metrics are `click_auc` and the like on every Keras, and
-    `auc` where the model has one output.
+    `<task>_weight`; all means over the batches of the epoch, in which a batch without a row of a task counts as 0.
+    `val_loss` has the weights that training has come to, and cannot be compared between epochs; `val_<task>_loss` can,
+    over the same batches. Metrics are `click_auc` and the like on every Keras, and `auc` where the model has one
+    output. Lists from `evaluate`, `train_on_batch` and `test_on_batch` begin with these numbers, `loss` first.
 
     Compile it with `mtl.losses.per_task`. The rules for missing labels are those of its losses.
 
     Raises:
-        ValueError: If `balancing` has tasks that `outputs` does not, or names a layer that the model does not have; if
-            it needs the gradients of tasks on another backend than TensorFlow, or an optimizer that does not scale
-            losses; if several replicas are to train; if losses are no dict of `keras.losses.Loss` with the tasks of
-            `balancing`, or come with `loss_weights`; if labels or a dict of sample weights lack one of these tasks.
+        ValueError: If `balancing` is none, has tasks that `outputs` does not, or names a layer that the model does not
+            have; if it needs the gradients of tasks on another backend than TensorFlow, or an optimizer that does not
+            scale losses; if several replicas are to train; if losses are no dict of `keras.losses.Loss` with the tasks
+            of `balancing`, or come with `loss_weights`; if labels or a dict of sample weights lack one of these tasks;
+            if it is saved in the HDF5 format.
 
     Example:
         >>> uncertainty = mtl.balancing.UncertaintyWeighting(["click", "watch_time"], regression=["watch_time"])
@@ -42,6 +45,10 @@ class BalancedModel(keras.Model):
     """
 
     def __init__(self, inputs, outputs, balancing, **kwargs):
+        if not isinstance(balancing, Balancing):
+            raise ValueError(
+                f"`balancing` must be one such as mtl.balancing.PCGrad(tasks); received: balancing={balancing!r}"
+            )
         names = list(outputs) if isinstance(outputs, dict) else []
         unknown = [task for task in balancing.tasks if task not in names]
         if unknown:
@@ -90,6 +97,20 @@ class BalancedModel(keras.Model):
                 f"`optimizer` must not scale the loss, as for float16, under {type(self.balancing).__name__}; "
                 "mixed_bfloat16 needs no scaling"
             )
+
+    @property
+    def metrics(self):
+        """Those of the losses first; Keras 3's own `loss`, of which they have the name, not at all."""
+        logged = getattr(self, "logged", [])  # Keras asks before there are any
+        return [*logged, *(each for each in super().metrics if each.name != "loss" and each not in logged)]
+
+    def save(self, filepath, *arguments, **kwargs):
+        if str(filepath).endswith((".h5", ".hdf5")) or kwargs.get("save_format") == "h5":
+            raise ValueError(
+                "`filepath` must not be of the legacy HDF5 format, which loses the balancing's state: save `.keras`; "
+                f"received: filepath={str(filepath)!r}"
+            )
+        super().save(filepath, *arguments, **kwargs)
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -142,7 +163,7 @@ class BalancedModel(keras.Model):
         total = tf.reduce_sum(self.balancing.task_weights() * losses) + penalties
         variables = self.trainable_weights
         layers = self._shared_layers()
-        may_share = {id(weight) for layer in layers for weight in layer.trainable_weights}
+        may_share = {id(weight) for layer in layers for weight in layer.trainable_weights} - self._own_weights()
         parted = [layer.shared_entries() for layer in layers if hasattr(layer, "shared_entries")]
         entries = {id(weight): which for pairs in parted for weight, which in pairs}
         gradients = [
@@ -164,7 +185,7 @@ class BalancedModel(keras.Model):
         name = getattr(self.balancing, "layer", None)
         own = [layer for layer in layers_of(self) if layer is not self.balancing]
         if name is None:
-            return [layer for layer in own if not isinstance(layer, Towers | keras.Model)]
+            return [layer for layer in own if not isinstance(layer, Towers)]
         named = [layer for layer in own if layer.name == name]
         if not named:
             raise ValueError(
@@ -172,6 +193,13 @@ class BalancedModel(keras.Model):
                 f"received: layer={name!r}"
             )
         return named
+
+    def _own_weights(self):
+        """Of the layers that may share, the weights of the tasks' own towers: a model within the model has its own."""
+        if getattr(self.balancing, "layer", None) is not None:
+            return set()
+        towers = [layer for layer in layers_of(self) if isinstance(layer, Towers)]
+        return {id(weight) for layer in towers for weight in layer.trainable_weights}
 
     def _penalties(self):
         return ops.cast(sum(self.losses), "float32")

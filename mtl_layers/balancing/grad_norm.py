@@ -18,10 +18,11 @@ class GradNorm(Balancing):
     w      <- w - Adam(dL_grad / dw), then scaled to sum to T
     ```
 
-    Weights start at 1 and are kept at 0.001 or above. The model is trained on sum_k w_k L_k. A task without a row in a
-    batch (its loss is 0) is left out of that batch's means and does not pull at its own weight, though the optimizer's
-    momentum may still move it a little. Ratios of losses need losses of at least 0: with `alpha` above 0 a negative one
-    ends the training, except in a step that XLA compiles, which checks nothing and may make the weights NaN.
+    Weights start at 1 and are kept at 0.001 or above before they are scaled. The model is trained on sum_k w_k L_k. A
+    task without a row in a batch (its loss is 0) is left out of that batch's means and does not pull at its own weight,
+    though the optimizer's momentum may still move it a little. Ratios of losses need losses of at least 0: with `alpha`
+    above 0 a negative one ends the training, except in a step that XLA compiles, which checks nothing and may make the
+    weights NaN.
 
     On the TensorFlow backends only (Keras 3 and tf_keras). A step has a backward pass for each task, and holds all
     their gradients. An embedding row that a batch looks up several times has one gradient, their sum; in a plain model

@@ -1,7 +1,8 @@
 """Loss weights learned as the noise of each task."""
 
+from mtl_layers._checks import names_of
 from mtl_layers._keras import ops, register
-from mtl_layers.balancing._balancing import Balancing, names_of
+from mtl_layers.balancing._balancing import Balancing
 
 
 @register

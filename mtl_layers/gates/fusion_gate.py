@@ -82,7 +82,7 @@ class FusionGate(SoftmaxGate):
         learned = self._side_by_side("native_weights", parts)
         if learned is None:
             return self._native_fixed
-        return self._native_fixed + ops.take(ops.pad(learned, ((0, 1),)), self._native_position)
+        return self._native_fixed + ops.take(ops.pad(ops.cast(learned, "float32"), ((0, 1),)), self._native_position)
 
     def by_gate(self, values):
         if self.native_weights is None:

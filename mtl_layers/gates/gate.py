@@ -222,6 +222,7 @@ class Gate(keras.layers.Layer):
         for mine, theirs in ((self.kernel, source.kernel), (self.bias, source.bias)):
             if mine is not None:
                 mine.assign(ops.take(theirs, list(source._columns[gate]), axis=-1))
+        self.trainable = source.trainable
 
     def get_config(self):
         return {

@@ -56,9 +56,12 @@ class LazyAdam(keras.optimizers.Adam):
         (rate,) = learning_rate or (self.learning_rate,)  # Keras 2 hands none out
         step = tf.cast(self.iterations + 1, dtype)
         correction = tf.sqrt(1 - tf.cast(self.beta_2, dtype) ** step) / (1 - tf.cast(self.beta_1, dtype) ** step)
-        # A row that was looked up several times has one gradient, the sum.
-        rows, places = tf.unique(gradient.indices)
-        gradients = tf.math.unsorted_segment_sum(tf.cast(gradient.values, dtype), places, tf.size(rows))
+        # A row that was looked up several times has one gradient, the sum, and is then written as often, each time the
+        # same: XLA, where the rows themselves come from a `tf.unique`, would make distinct ones of its padding.
+        rows = gradient.indices
+        _, places = tf.unique(rows)
+        sums = tf.math.unsorted_segment_sum(tf.cast(gradient.values, dtype), places, tf.size(rows))
+        gradients = tf.gather(sums, places)
 
         m = self._moved(self._momentums, variable, rows, gradients, self.beta_1)
         v = self._moved(self._velocities, variable, rows, tf.square(gradients), self.beta_2)
@@ -67,7 +70,7 @@ class LazyAdam(keras.optimizers.Adam):
             v = tf.maximum(tf.gather(largest, rows), v)
             largest.scatter_update(tf.IndexedSlices(v, rows))
         change = tf.cast(rate, dtype) * correction * m / (tf.sqrt(v) + self.epsilon)
-        variable.scatter_sub(tf.IndexedSlices(change, rows))
+        variable.scatter_update(tf.IndexedSlices(tf.gather(variable, rows) - change, rows))
 
     def _deduplicate_sparse_grad(self, gradients):
         return gradients  # Keras 2 would sum them before `update_step` does, and XLA gets that wrong

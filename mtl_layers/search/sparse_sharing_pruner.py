@@ -168,7 +168,7 @@ def _traced(model):
 def _alone(model, traced, index):
     """A model of one task: the layers below are the model's own, the sharing layer and the tower are copies."""
     sharing, towers, below = traced.sharing, traced.towers, traced.sharing_reads
-    name = f"{sharing.name}_{towers.task_names[index]}"
+    name = f"{sharing.name}_task_{index}"  # not the name of the task, which may be none for a layer
     alone = SparseSharing.from_config({**sharing.get_config(), "num_tasks": 1, "name": name})
     hidden = alone(below if len(below.shape) == 2 else below[:, index])
     for mine, theirs in zip(alone.trained_kernels, sharing.kernels, strict=True):

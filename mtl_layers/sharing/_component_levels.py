@@ -7,6 +7,7 @@ import numpy as np
 
 from mtl_layers._checks import check_indexes
 from mtl_layers._keras import INTEGER, keras, ops
+from mtl_layers._trainable import hand_down
 from mtl_layers.sharing._frozen_allocation import FrozenAllocation, FrozenLevel
 
 
@@ -26,6 +27,7 @@ class ComponentLevels(keras.layers.Layer):
             level.build(shape)
         self.matrices.build()
         self.step = self.add_weight(name="step", shape=(), initializer="zeros", trainable=False, dtype=INTEGER)
+        hand_down(self)
         self.built = True
 
     def _is_stacked(self, shape):

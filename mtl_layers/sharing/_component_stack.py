@@ -3,6 +3,7 @@
 import numpy as np
 
 from mtl_layers._keras import keras, ops, register
+from mtl_layers._trainable import hand_down
 from mtl_layers.sharing._alike_convolutions import alike, convolved
 
 
@@ -31,6 +32,7 @@ class ComponentStack(keras.layers.Layer):
                 "`components` must have outputs of one known shape; "
                 f"received: {', '.join(f'{shape[1:]} of {name}' for shape, name in shapes.items())}"
             )
+        hand_down(self)
         self.built = True
 
     def call(self, inputs, training=None):

@@ -4,6 +4,7 @@ import numpy as np
 
 from mtl_layers._checks import check_indexes
 from mtl_layers._keras import keras, ops, register
+from mtl_layers._trainable import hand_down
 from mtl_layers.experts import Experts
 
 
@@ -70,6 +71,7 @@ class FrozenLevel(keras.layers.Layer):
                 part.build(input_shape)
         if self.after is not None and not self.after.built:
             self.after.build((input_shape[0], *self.shape))
+        hand_down(self)
         self.built = True
 
     def mix(self, values, reads, batch, training):
@@ -161,6 +163,7 @@ class FrozenAllocation(keras.layers.Layer):
         for level in self.levels:
             level.build(shape)
             shape = level.entry_shape(shape[0])
+        hand_down(self)
         self.built = True
 
     def call(self, inputs, training=None):

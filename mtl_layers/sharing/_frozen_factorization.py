@@ -2,6 +2,7 @@
 
 from mtl_layers._checks import check_indexes
 from mtl_layers._keras import keras, ops, register
+from mtl_layers._trainable import hand_down
 
 
 @register
@@ -96,6 +97,7 @@ class FrozenFactorization(keras.layers.Layer):
             for core in cores:
                 core.build(shape)
             shape = (None, units)
+        hand_down(self)
         self.built = True
 
     def call(self, inputs, training=None):

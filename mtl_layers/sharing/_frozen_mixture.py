@@ -5,6 +5,7 @@ from itertools import islice
 
 from mtl_layers._checks import check_indexes
 from mtl_layers._keras import keras, ops, register
+from mtl_layers._trainable import hand_down
 from mtl_layers.experts import Experts
 from mtl_layers.gates import Gate
 from mtl_layers.sharing._level_tensors import asked_of, mixtures_of, queries_of, values_of
@@ -156,6 +157,7 @@ class FrozenMixture(keras.layers.Layer):
                     below = below if each.own_query is None else level.hidden_units[-1]
                     next(gates).build((input_shape[0], below))
             width = level.hidden_units[-1]
+        hand_down(self)
         self.built = True
 
     def call(self, inputs, training=None):

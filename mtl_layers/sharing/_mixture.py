@@ -5,6 +5,7 @@ import numpy as np
 from mtl_layers._checks import check_positive
 from mtl_layers._expert_arguments import ExpertArguments
 from mtl_layers._keras import keras, ops
+from mtl_layers._trainable import hand_down
 from mtl_layers.experts import Experts
 from mtl_layers.gates import Gate, SoftmaxGate
 from mtl_layers.sharing._frozen_mixture import FrozenMixture
@@ -89,6 +90,7 @@ class Mixture(ExpertArguments):
             gates.asked = asked_of(level) if gates.asks else None
             gates.build(query_shape(input_shape[0], level, below))
             below = {ROOT: input_shape[-1], **dict.fromkeys(range(len(level.gates)), level.hidden_units[-1])}
+        hand_down(self)
         self.built = True
 
     def _check_shape(self, shape, ranks):

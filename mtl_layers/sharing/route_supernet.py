@@ -7,6 +7,7 @@ import numpy as np
 
 from mtl_layers._checks import check_positive, check_rate
 from mtl_layers._keras import INTEGER, keras, ops, register
+from mtl_layers._trainable import hand_down
 from mtl_layers.experts import Experts
 from mtl_layers.sharing._route_gates import RouteGates
 from mtl_layers.sharing._route_policy import RoutePolicy, probabilities_of
@@ -149,6 +150,7 @@ class RouteSupernet(keras.layers.Layer):
             name="route", shape=(self.num_blocks,), initializer="zeros", trainable=False, dtype=INTEGER
         )
         self._build_search_state()
+        hand_down(self)
         self.built = True
 
     def _build_search_state(self):

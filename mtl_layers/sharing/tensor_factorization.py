@@ -2,7 +2,7 @@
 
 from math import sqrt
 
-from mtl_layers._checks import check_hidden_units, check_positive, check_rate
+from mtl_layers._checks import check_activation, check_hidden_units, check_positive, check_rate
 from mtl_layers._keras import keras, ops, register
 from mtl_layers.sharing._frozen_factorization import FrozenFactorization
 
@@ -18,7 +18,8 @@ class TensorFactorization(keras.layers.Layer):
 
     No kernel is ever made: the input is multiplied by `U1`, then by the task's core `S @ U3[k]`, then by `U2`. With
     full ranks the kernels are free; the lower the third rank, the fewer kernels there are that all tasks mix. Factors
-    start orthonormal and the core at the scale that gives kernels Glorot's variance. Freezing fixes the task cores.
+    start orthonormal and the core at the scale that gives kernels Glorot's variance, on average over tasks: with a
+    third rank below their number some kernels start smaller than others. Freezing fixes the task cores.
 
     Args:
         num_tasks: Number of tasks, at least 1.
@@ -66,7 +67,7 @@ class TensorFactorization(keras.layers.Layer):
         self.num_tasks = check_positive("num_tasks", num_tasks)
         self.hidden_units = check_hidden_units("hidden_units", hidden_units)
         self.ranks = _ranks_per_layer(ranks, len(self.hidden_units))
-        self.activation = keras.activations.get(activation)
+        self.activation = check_activation(activation)
         self.dropout = check_rate("dropout", dropout)
         self.use_bias = use_bias
         self.bias_initializer = keras.initializers.get(bias_initializer)

@@ -4,6 +4,7 @@ from numbers import Real
 
 from mtl_layers._checks import check_finite
 from mtl_layers._keras import keras, ops, register
+from mtl_layers._trainable import hand_down
 
 # exp of it is finite in float32, and so is one over it.
 LARGEST_LOG = 80.0
@@ -119,6 +120,7 @@ class ScoreFusion(keras.layers.Layer):
         for name, function in zip(self.names, self.functions, strict=True):
             if not function.built:
                 function.build(tuple(input_shape[name]))
+        hand_down(self)
         self.built = True
 
     def call(self, inputs, weights=None):

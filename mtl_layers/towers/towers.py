@@ -4,6 +4,7 @@ import numpy as np
 
 from mtl_layers._checks import check_activation, check_indexes, check_rate
 from mtl_layers._keras import keras, ops, register
+from mtl_layers._trainable import hand_down
 from mtl_layers.experts import Experts
 from mtl_layers.towers.tasks import Body, deserialize, serialize
 
@@ -125,6 +126,7 @@ class Towers(keras.layers.Layer):
                 hidden.build((None, len(group), width))
             if head is not None:
                 head.build((None, len(group), units[-1] if units else width))
+        hand_down(self)
         self.built = True
 
     def _parts(self):
