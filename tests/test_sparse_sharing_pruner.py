@@ -17,7 +17,7 @@ def model_of(num_tasks=2, shape=(DIM,)):
     inputs = keras.Input(shape)
     below = keras.layers.Dense(DIM, name="below")(inputs)
     layer = mtl.SparseSharing(num_tasks, UNITS, activation="tanh", name="sparse")
-    tasks = dict(list({"buy": (3,), "buy/again": mtl.towers.Regression(()), "like": ()}.items())[:num_tasks])
+    tasks = dict(list({"buy": (3,), "again": mtl.towers.Regression(()), "like": ()}.items())[:num_tasks])
     model = keras.Model(inputs, mtl.Towers(tasks, name="towers")(layer(below)))
     rng = np.random.default_rng(0)
     for weight in model.trainable_weights:
@@ -67,7 +67,7 @@ def test_the_kept_fractions_are_those_of_the_schedule(threshold):
         for _ in range(5):  # 0.7 ** 5 = 0.168 is the first that is at most 0.2
             layer.append(layer[-1] - round(0.3 * layer[-1]))
     expected = np.sum(left, axis=0) / WEIGHTS
-    assert [record["task"] for record in report] == ["buy"] * 6 + ["buy/again"] * 6
+    assert [record["task"] for record in report] == ["buy"] * 6 + ["again"] * 6
     assert [record["round"] for record in report] == [*range(6)] * 2
     np.testing.assert_allclose([record["kept"] for record in report], [*expected] * 2)
 
@@ -103,7 +103,7 @@ def test_every_training_starts_from_theta_0_and_so_does_the_model_afterwards():
         return scramble(alone)
 
     mtl.SparseSharingPruner(train, 0.5, 0.25, verbose=False).prune(model)
-    assert seen == ["buy"] * 3 + ["buy/again"] * 3 + ["like"] * 3
+    assert seen == ["buy"] * 3 + ["again"] * 3 + ["like"] * 3
     for found, expected in zip([*trainable(model), *layer.kernels], [*start, *kernels], strict=True):
         np.testing.assert_array_equal(found, expected)
 
@@ -126,7 +126,7 @@ def test_what_is_small_after_training_goes_and_not_what_was_small_before():
     model, layer = model_of(2)
     planted = {
         task: [np.random.default_rng(number).permutation(size).reshape(shape) + 1.0 for size, shape in SIZES]
-        for number, task in enumerate(("buy", "buy/again"))
+        for number, task in enumerate(("buy", "again"))
     }
 
     def train(alone, task):
@@ -137,7 +137,7 @@ def test_what_is_small_after_training_goes_and_not_what_was_small_before():
 
     mtl.SparseSharingPruner(train, 0.5, 0.25, threshold="layer", verbose=False).prune(model)
     for depth, mask in enumerate(layer.get_masks()):
-        for number, task in enumerate(("buy", "buy/again")):
+        for number, task in enumerate(("buy", "again")):
             size = planted[task][depth].size
             np.testing.assert_array_equal(mask[number], planted[task][depth] > 0.75 * size)
 
@@ -190,9 +190,9 @@ def test_the_model_of_one_task_predicts_what_the_whole_model_does(rng, shape):
 
 def test_from_warm_up_to_joint_training(rng, capsys):
     x = rng.normal(size=(256, DIM)).astype("float32")
-    labels = {"buy": x[:, :1] > 0, "buy/again": x[:, 1:2] + x[:, 2:3]}
+    labels = {"buy": x[:, :1] > 0, "again": x[:, 1:2] + x[:, 2:3]}
     labels = {task: values.astype("float32") for task, values in labels.items()}
-    kinds = {"buy": "binary_crossentropy", "buy/again": "mse"}
+    kinds = {"buy": "binary_crossentropy", "again": "mse"}
 
     def fit(model, *tasks, epochs=1):
         losses = mtl.losses.per_task({task: kinds[task] for task in tasks})
