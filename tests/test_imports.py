@@ -14,6 +14,7 @@ ORDER = (
     "_rows",
     "_leaves",
     "_walk",
+    "_trainable",
     "_checks",
     "_initializers",
     "_expert_arguments",
