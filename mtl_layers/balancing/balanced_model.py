@@ -162,8 +162,9 @@ class BalancedModel(keras.Model):
         losses = self.balancing.stack(named)
         total = tf.reduce_sum(self.balancing.task_weights() * losses) + penalties
         variables = self.trainable_weights
-        layers = self._shared_layers()
-        may_share = {id(weight) for layer in layers for weight in layer.trainable_weights} - self._own_weights()
+        layers, own = self._shared_layers()
+        may_share = {id(weight) for layer in layers for weight in layer.trainable_weights}
+        may_share -= {id(weight) for layer in own for weight in layer.trainable_weights}
         parted = [layer.shared_entries() for layer in layers if hasattr(layer, "shared_entries")]
         entries = {id(weight): which for pairs in parted for weight, which in pairs}
         gradients = [
@@ -181,25 +182,18 @@ class BalancedModel(keras.Model):
         return self.compute_metrics(x, y, y_pred, sample_weight)
 
     def _shared_layers(self):
-        """The layers whose weights tasks may share; or the one that `balancing` names."""
+        """The layers whose weights tasks may share, or the one that `balancing` names; and in them the tasks' own."""
         name = getattr(self.balancing, "layer", None)
-        own = [layer for layer in layers_of(self) if layer is not self.balancing]
+        layers = [layer for layer in layers_of(self) if layer is not self.balancing]
         if name is None:
-            return [layer for layer in own if not isinstance(layer, Towers)]
-        named = [layer for layer in own if layer.name == name]
+            return layers, [layer for layer in layers if isinstance(layer, Towers)]
+        named = [layer for layer in layers if layer.name == name]
         if not named:
             raise ValueError(
-                f"`layer` must be the name of a layer of the model, one of {[layer.name for layer in own]}; "
+                f"`layer` must be the name of a layer of the model, one of {[layer.name for layer in layers]}; "
                 f"received: layer={name!r}"
             )
-        return named
-
-    def _own_weights(self):
-        """Of the layers that may share, the weights of the tasks' own towers: a model within the model has its own."""
-        if getattr(self.balancing, "layer", None) is not None:
-            return set()
-        towers = [layer for layer in layers_of(self) if isinstance(layer, Towers)]
-        return {id(weight) for layer in towers for weight in layer.trainable_weights}
+        return named, []
 
     def _penalties(self):
         return ops.cast(sum(self.losses), "float32")
