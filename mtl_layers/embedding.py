@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from mtl_layers._checks import check_positive, check_tensorflow
-from mtl_layers._keras import keras, ops, register
+from mtl_layers._keras import build_part, keras, ops, register
 from mtl_layers._rows import gather_rows
 from mtl_layers._trainable import hand_down
 from mtl_layers.features import MultiValued, Numeric, deserialize, serialize
@@ -140,7 +140,8 @@ class FeatureEmbedding(keras.layers.Layer):
         self._offsets, rows = {}, {}
         for (name, spec), preprocessor in zip(self.specs, self.preprocessors, strict=True):
             if isinstance(spec, Numeric):
-                preprocessor.build((None, 1))  # here and not in the first call: its constants must not be a graph's
+                # Here and not in the first call: its constants must not be a graph's.
+                build_part(preprocessor, (None, 1))
             else:
                 width = spec.width or self.width
                 self._offsets[name] = rows.get(width, 0)
@@ -163,7 +164,7 @@ class FeatureEmbedding(keras.layers.Layer):
         if missing:
             raise ValueError(f"`adapt` must be called before the layer is used; nothing is known yet of: {missing}")
         for table in self.tables:
-            table.build(None)
+            build_part(table, None)
         hand_down(self)
         self.built = True
 

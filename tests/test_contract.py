@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import reference
-from conftest import BACKEND
+from conftest import BACKEND, LEGACY
 from layer_table import NAMES, ROWS, with_batch
 
 import mtl_layers as mtl
@@ -14,6 +14,8 @@ from mtl_layers._keras import keras, ops
 from mtl_layers.gates import Gate
 
 EAGER = 5  # one batch size for all eager calls: JAX compiles each operation for each new shape
+FILES = ["model.keras", "model.h5"] if LEGACY else ["model.keras"]  # Keras 3 finds no class of others in HDF5
+HOLD_LAYERS_OF_KERAS = ("GumbelMatrix of any layers", "GumbelMatrix on images", "ScoreFusion")
 every_row = pytest.mark.parametrize("name", NAMES)
 
 
@@ -195,11 +197,21 @@ def test_one_step_of_fit_moves_every_weight(trained):
             assert parts.all(), "an expert did not move"
 
 
+def test_its_weights_have_different_names(trained):
+    """Or Keras 2 refuses to write them to HDF5, and TensorBoard shows one in the other's place."""
+    names = [getattr(weight, "path", weight.name) for weight in trained[2].weights]
+    assert len(set(names)) == len(names), sorted(names)
+
+
 # Keras 3.15's own `save` reads variables in a way that NumPy 2.4 deprecates.
-def test_a_saved_model_gives_the_same_numbers_to_the_bit(trained, tmp_path):
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file:UserWarning")
+@pytest.mark.parametrize("file", FILES)
+def test_a_saved_model_gives_the_same_numbers_to_the_bit(trained, tmp_path, file):
     row, model, layer, _ = trained
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
+    if file == "model.h5" and any(ROWS[name] is row for name in HOLD_LAYERS_OF_KERAS):
+        pytest.skip("Keras 2 finds its own layers inside of others in no HDF5 file")
+    model.save(tmp_path / file)
+    loaded = keras.models.load_model(tmp_path / file)
     kept = next(each for each in loaded.layers if isinstance(each, type(layer)))
     assert kept is not layer
     for mine, theirs in zip(layer.weights, kept.weights, strict=True):

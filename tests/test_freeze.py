@@ -208,6 +208,12 @@ def test_freezing_a_frozen_model_shares_every_variable(kind):
         assert mtl.freeze(again, names).count_params() == again.count_params()
 
 
+@pytest.mark.parametrize("kind", LAYERS)
+def test_the_weights_of_a_frozen_model_have_different_names(kind):
+    names = [getattr(weight, "path", weight.name) for weight in mtl.freeze(functional(LAYERS[kind]())).weights]
+    assert len(set(names)) == len(names), sorted(names)
+
+
 @pytest.mark.parametrize("kind", ["MMoE", "MMoE top 2", "PLE", "CGC alone", "TensorFactorization"])
 @pytest.mark.parametrize("names", [None, ("like",), ("also", "like_comment")])
 @pytest.mark.parametrize("times", [1, 2])

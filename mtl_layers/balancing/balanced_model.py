@@ -1,6 +1,6 @@
 """A functional model that is trained on a balance of its tasks' losses."""
 
-from mtl_layers._keras import BACKEND, keras, ops, register
+from mtl_layers._keras import BACKEND, deserialize, keras, ops, register
 from mtl_layers._walk import layers_of
 from mtl_layers.balancing._balancing import Balancing
 from mtl_layers.towers import Towers
@@ -215,7 +215,7 @@ class BalancedModel(keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         functional = keras.Model.from_config(config["functional"], custom_objects=custom_objects)
-        balancing = keras.saving.deserialize_keras_object(config["balancing"], custom_objects=custom_objects)
+        balancing = deserialize(config["balancing"], custom_objects=custom_objects)
         return cls(functional.input, functional.output, balancing, name=functional.name, trainable=config["trainable"])
 
 

@@ -2,7 +2,7 @@
 
 import math
 
-from mtl_layers._keras import keras, ops
+from mtl_layers._keras import build_part, keras, ops
 
 
 class AllocatedLevel(keras.layers.Layer):
@@ -19,9 +19,9 @@ class AllocatedLevel(keras.layers.Layer):
         self.after = after
 
     def build(self, input_shape):
-        self.components.build(input_shape)
+        build_part(self.components, input_shape)
         if self.after is not None and not self.after.built:
-            self.after.build(self.average_shape(input_shape))
+            build_part(self.after, self.average_shape(input_shape))
         self.built = True
 
     def call(self, inputs, weights, task=None, stacked=False, training=None):

@@ -6,7 +6,7 @@ from numbers import Integral
 import numpy as np
 
 from mtl_layers._checks import check_indexes
-from mtl_layers._keras import INTEGER, keras, ops
+from mtl_layers._keras import INTEGER, build_part, keras, ops
 from mtl_layers._trainable import hand_down
 from mtl_layers.sharing._frozen_allocation import FrozenAllocation, FrozenLevel
 
@@ -24,8 +24,8 @@ class ComponentLevels(keras.layers.Layer):
         self._is_stacked(input_shape)
         self._input_shape = tuple(input_shape)
         for level, shape in self._levels_and_shapes(input_shape):
-            level.build(shape)
-        self.matrices.build()
+            build_part(level, shape)
+        build_part(self.matrices, None)
         self.step = self.add_weight(name="step", shape=(), initializer="zeros", trainable=False, dtype=INTEGER)
         hand_down(self)
         self.built = True

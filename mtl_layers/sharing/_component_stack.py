@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mtl_layers._keras import keras, ops, register
+from mtl_layers._keras import build_part, deserialize, keras, ops, register
 from mtl_layers._trainable import hand_down
 from mtl_layers.sharing._alike_convolutions import alike, convolved
 
@@ -25,7 +25,7 @@ class ComponentStack(keras.layers.Layer):
     def build(self, input_shape):
         for part in self.parts:
             if not part.built:
-                part.build(input_shape)
+                build_part(part, input_shape)
         shapes = {tuple(part.compute_output_shape(input_shape)): part.name for part in self.parts}
         if len(shapes) > 1 or None in next(iter(shapes))[1:]:
             raise ValueError(
@@ -62,7 +62,7 @@ class ComponentStack(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**{**config, "parts": [keras.saving.deserialize_keras_object(part) for part in config["parts"]]})
+        return cls(**{**config, "parts": [deserialize(part) for part in config["parts"]]})
 
 
 def lists_of_layers(components):

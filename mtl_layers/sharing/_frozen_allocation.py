@@ -3,7 +3,7 @@
 import numpy as np
 
 from mtl_layers._checks import check_indexes
-from mtl_layers._keras import keras, ops, register
+from mtl_layers._keras import build_part, deserialize, keras, ops, register
 from mtl_layers._trainable import hand_down
 from mtl_layers.experts import Experts
 
@@ -38,7 +38,7 @@ class FrozenLevel(keras.layers.Layer):
         after = None
         if level.after is not None:
             after = type(level.after).from_config(level.after.get_config())
-            after.build(level.average_shape(input_shape))
+            build_part(after, level.average_shape(input_shape))
             after.set_weights(level.after.get_weights())
         return cls(
             [np.flatnonzero(row).tolist() for row in matrix[:, kept]],
@@ -68,9 +68,9 @@ class FrozenLevel(keras.layers.Layer):
     def build(self, input_shape):
         for part in self.parts:
             if not part.built:
-                part.build(input_shape)
+                build_part(part, input_shape)
         if self.after is not None and not self.after.built:
-            self.after.build((input_shape[0], *self.shape))
+            build_part(self.after, (input_shape[0], *self.shape))
         hand_down(self)
         self.built = True
 
@@ -116,8 +116,8 @@ class FrozenLevel(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        parts = [keras.saving.deserialize_keras_object(part) for part in config["parts"]]
-        after = config["after"] and keras.saving.deserialize_keras_object(config["after"])
+        parts = [deserialize(part) for part in config["parts"]]
+        after = config["after"] and deserialize(config["after"])
         return cls(**{**config, "parts": parts, "after": after})
 
 
@@ -161,7 +161,7 @@ class FrozenAllocation(keras.layers.Layer):
     def build(self, input_shape):
         shape = (input_shape[0], *input_shape[len(input_shape) - self.entry_rank + 1 :])
         for level in self.levels:
-            level.build(shape)
+            build_part(level, shape)
             shape = level.entry_shape(shape[0])
         hand_down(self)
         self.built = True
@@ -188,7 +188,7 @@ class FrozenAllocation(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**{**config, "levels": [keras.saving.deserialize_keras_object(level) for level in config["levels"]]})
+        return cls(**{**config, "levels": [deserialize(level) for level in config["levels"]]})
 
 
 def _copy(components, numbers, input_shape):
@@ -199,6 +199,6 @@ def _copy(components, numbers, input_shape):
     else:
         config["parts"] = [config["parts"][number] for number in numbers]
     copy = type(components).from_config({**config, "dtype": components.dtype_policy})
-    copy.build(input_shape)
+    build_part(copy, input_shape)
     copy.inherit(components, numbers)
     return copy

@@ -1,7 +1,7 @@
 """A tensor factorization with a fixed set of tasks."""
 
 from mtl_layers._checks import check_indexes
-from mtl_layers._keras import keras, ops, register
+from mtl_layers._keras import build_part, keras, ops, register
 from mtl_layers._trainable import hand_down
 
 
@@ -93,9 +93,9 @@ class FrozenFactorization(keras.layers.Layer):
     def build(self, input_shape):
         shape = (None, input_shape[-1])
         for (factors, cores), units in zip(self._layers_of_parts(), self.hidden_units, strict=True):
-            factors.build(shape)
+            build_part(factors, shape)
             for core in cores:
-                core.build(shape)
+                build_part(core, shape)
             shape = (None, units)
         hand_down(self)
         self.built = True

@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 from itertools import islice
 
 from mtl_layers._checks import check_indexes
-from mtl_layers._keras import keras, ops, register
+from mtl_layers._keras import build_part, deserialize, keras, ops, register
 from mtl_layers._trainable import hand_down
 from mtl_layers.experts import Experts
 from mtl_layers.gates import Gate
@@ -145,17 +145,17 @@ class FrozenMixture(keras.layers.Layer):
     def build(self, input_shape):
         experts, gates = iter(self.experts), iter(self.gates)
         if self.stem is not None:
-            self.stem.build(input_shape)
+            build_part(self.stem, input_shape)
             input_shape = (input_shape[0], self.stem_units)
         width = input_shape[-1]
         for level, sizes in zip(self._wiring.levels, self._groups, strict=True):
             for _ in sizes:
-                next(experts).build((input_shape[0], width))
+                build_part(next(experts), (input_shape[0], width))
             for each in level.gates:
                 if self._weighs(each):
                     below = input_shape[-1] if each.query == ROOT else width
                     below = below if each.own_query is None else level.hidden_units[-1]
-                    next(gates).build((input_shape[0], below))
+                    build_part(next(gates), (input_shape[0], below))
             width = level.hidden_units[-1]
         hand_down(self)
         self.built = True
@@ -192,7 +192,7 @@ class FrozenMixture(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**{**config, "gate": keras.saving.deserialize_keras_object(config["gate"])})
+        return cls(**{**config, "gate": deserialize(config["gate"])})
 
 
 def _on_its_own(gate):

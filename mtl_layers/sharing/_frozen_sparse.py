@@ -3,7 +3,7 @@
 import numpy as np
 
 from mtl_layers._checks import check_indexes
-from mtl_layers._keras import keras, ops, register
+from mtl_layers._keras import build_part, keras, ops, register
 from mtl_layers._trainable import hand_down
 from mtl_layers.experts import Experts
 
@@ -97,7 +97,7 @@ class FrozenSparse(keras.layers.Layer):
 
     def build(self, input_shape):
         for (depth, _), dense in zip(self._places(), self.dense, strict=True):
-            dense.build((input_shape[0], self.hidden_units[depth - 1] if depth else input_shape[-1]))
+            build_part(dense, (input_shape[0], self.hidden_units[depth - 1] if depth else input_shape[-1]))
         hand_down(self)
         self.built = True
 

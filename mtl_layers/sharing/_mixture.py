@@ -4,7 +4,7 @@ import numpy as np
 
 from mtl_layers._checks import check_positive
 from mtl_layers._expert_arguments import ExpertArguments
-from mtl_layers._keras import keras, ops
+from mtl_layers._keras import build_part, deserialize, keras, ops
 from mtl_layers._trainable import hand_down
 from mtl_layers.experts import Experts
 from mtl_layers.gates import Gate, SoftmaxGate
@@ -82,13 +82,13 @@ class Mixture(ExpertArguments):
         if len(input_shape) == 2:
             self._wiring = self._wiring.on_one_input()
         if self.stem is not None:
-            self.stem.build(input_shape)
+            build_part(self.stem, input_shape)
             input_shape = (input_shape[0], self.stem_units)
         below = dict.fromkeys((ROOT, *range(self.num_tasks)), input_shape[-1])
         for level, experts, gates in zip(self._wiring.levels, self.expert_levels, self.gate_levels, strict=True):
-            experts.build(shape_of(input_shape[0], level.expert_inputs, below))
+            build_part(experts, shape_of(input_shape[0], level.expert_inputs, below))
             gates.asked = asked_of(level) if gates.asks else None
-            gates.build(query_shape(input_shape[0], level, below))
+            build_part(gates, query_shape(input_shape[0], level, below))
             below = {ROOT: input_shape[-1], **dict.fromkeys(range(len(level.gates)), level.hidden_units[-1])}
         hand_down(self)
         self.built = True
@@ -172,5 +172,5 @@ class Mixture(ExpertArguments):
     def from_config(cls, config):
         config = dict(config)
         if isinstance(config.get("gate"), dict):
-            config["gate"] = keras.saving.deserialize_keras_object(config["gate"])
+            config["gate"] = deserialize(config["gate"])
         return cls(**config)

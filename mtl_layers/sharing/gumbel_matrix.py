@@ -4,7 +4,7 @@ from numbers import Real
 
 from mtl_layers._checks import check_number, check_positive
 from mtl_layers._expert_arguments import ExpertArguments
-from mtl_layers._keras import keras, register
+from mtl_layers._keras import deserialize, keras, register
 from mtl_layers.experts import Experts
 from mtl_layers.sharing._allocated_level import AllocatedLevel
 from mtl_layers.sharing._allocation import Allocation
@@ -214,7 +214,7 @@ class GumbelMatrix(ExpertArguments, ComponentLevels):
         def made(value):
             if isinstance(value, list | tuple):
                 return [made(each) for each in value]
-            return keras.saving.deserialize_keras_object(value) if isinstance(value, dict) else value
+            return deserialize(value) if isinstance(value, dict) else value
 
         return cls(**{**config, **{name: made(config[name]) for name in ("components", "after", "temperature")}})
 

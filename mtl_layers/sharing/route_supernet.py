@@ -6,7 +6,7 @@ from itertools import chain
 import numpy as np
 
 from mtl_layers._checks import check_positive, check_rate
-from mtl_layers._keras import INTEGER, keras, ops, register
+from mtl_layers._keras import INTEGER, build_part, keras, ops, register
 from mtl_layers._trainable import hand_down
 from mtl_layers.experts import Experts
 from mtl_layers.sharing._route_gates import RouteGates
@@ -140,12 +140,12 @@ class RouteSupernet(keras.layers.Layer):
             raise ValueError(f"`inputs` must be [batch, dim]; received: shape={tuple(input_shape)}")
         self._input_dim = root = input_shape[-1]
         if self.stem is not None:
-            self.stem.build(input_shape)
+            build_part(self.stem, input_shape)
             root = self.units
         for layer, stack in enumerate(self.subnetworks):
-            stack.build((None, root) if layer == 0 else (None, self.num_subnetworks, self.units))
-        self.gates.build((None, root if self.query == "root" else self.units))
-        self.policy.build()
+            build_part(stack, (None, root) if layer == 0 else (None, self.num_subnetworks, self.units))
+        build_part(self.gates, (None, root if self.query == "root" else self.units))
+        build_part(self.policy, None)
         self.route = self.add_weight(
             name="route", shape=(self.num_blocks,), initializer="zeros", trainable=False, dtype=INTEGER
         )

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 from mtl_layers._checks import check_indexes, check_number
-from mtl_layers._keras import ops, register
+from mtl_layers._keras import build_part, ops, register
 from mtl_layers.towers._chain import check_chain
 from mtl_layers.towers._transfer import Transfer
 from mtl_layers.towers.towers import FrozenTowers, Towers
@@ -77,7 +77,7 @@ class AITM(Towers):
         super()._build_stacks(width)
         widths = [task.hidden_units[-1] if task.hidden_units else width for _, task in self.tasks]
         for before, task, transfer in self._links():
-            transfer.build([(None, widths[before]), (None, widths[task])])
+            build_part(transfer, [(None, widths[before]), (None, widths[task])])
 
     def call(self, inputs, training=None):
         stacks = self._hidden_values(inputs, training)

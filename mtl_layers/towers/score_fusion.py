@@ -3,7 +3,7 @@
 from numbers import Real
 
 from mtl_layers._checks import check_finite
-from mtl_layers._keras import keras, ops, register
+from mtl_layers._keras import build_part, deserialize, keras, ops, register
 from mtl_layers._trainable import hand_down
 
 # exp of it is finite in float32, and so is one over it.
@@ -119,7 +119,7 @@ class ScoreFusion(keras.layers.Layer):
         self._check_shapes("inputs", input_shape)
         for name, function in zip(self.names, self.functions, strict=True):
             if not function.built:
-                function.build(tuple(input_shape[name]))
+                build_part(function, tuple(input_shape[name]))
         hand_down(self)
         self.built = True
 
@@ -153,9 +153,7 @@ class ScoreFusion(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        functions = {
-            name: keras.saving.deserialize_keras_object(function) for name, function in config["functions"].items()
-        }
+        functions = {name: deserialize(function) for name, function in config["functions"].items()}
         return cls(**{**config, "weights": dict(config["weights"]), "functions": functions})
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from mtl_layers._checks import is_keras_activation
-from mtl_layers._keras import keras, ops, register
+from mtl_layers._keras import build_part, deserialize, keras, ops, register
 from mtl_layers.towers.towers import shapes_of
 
 KINDS = (
@@ -54,7 +54,7 @@ class TaskWise(keras.layers.Layer):
         shape = self._stacked(input_shape)
         for layer in self.layers:
             if not layer.built:
-                layer.build(shape)
+                build_part(layer, shape)
             shape = tuple(layer.compute_output_shape(shape))
         self.built = True
 
@@ -80,4 +80,4 @@ class TaskWise(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**{**config, "layers": [keras.saving.deserialize_keras_object(each) for each in config["layers"]]})
+        return cls(**{**config, "layers": [deserialize(each) for each in config["layers"]]})

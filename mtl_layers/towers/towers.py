@@ -3,7 +3,7 @@
 import numpy as np
 
 from mtl_layers._checks import check_activation, check_indexes, check_rate
-from mtl_layers._keras import keras, ops, register
+from mtl_layers._keras import build_part, keras, ops, register
 from mtl_layers._trainable import hand_down
 from mtl_layers.experts import Experts
 from mtl_layers.towers.tasks import Body, deserialize, serialize
@@ -123,9 +123,9 @@ class Towers(keras.layers.Layer):
         for group, hidden, head in self._parts():
             units = self.tasks[group[0]][1].hidden_units
             if hidden is not None:
-                hidden.build((None, len(group), width))
+                build_part(hidden, (None, len(group), width))
             if head is not None:
-                head.build((None, len(group), units[-1] if units else width))
+                build_part(head, (None, len(group), units[-1] if units else width))
         hand_down(self)
         self.built = True
 
