@@ -12,6 +12,7 @@ import matplotlib
 import pytest
 
 import mtl_layers as mtl
+from benchmarks.quality.datasets import NAMES
 from benchmarks.quality.methods import METHODS
 from mtl_layers import sharing
 from mtl_layers._keras import keras
@@ -272,3 +273,30 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     for block in re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL):
         exec(block.replace("import keras\n", f"import {keras.__name__} as keras\n"), names)
     assert CODE[page](names)
+
+
+MEASURED = re.compile(r"(?<![\d.])(\d?\.\d+) ± (\.\d+)")
+
+
+def copied_rows():
+    """The rows of tables that repeat what the quality harness measured, each with the pairs `mean ± half` in it."""
+    texts = {"README.md": (ROOT / "README.md").read_text(encoding="utf-8"), "results.md": PAGES["results.md"]}
+    rows = [(page, line) for page, text in texts.items() for line in text.splitlines() if line.startswith("|")]
+    return [
+        pytest.param(pairs, id=f"{page}: {line.split('|')[1].strip()}, {pairs[0][0]}")
+        for page, line in rows
+        if (pairs := MEASURED.findall(line))
+    ]
+
+
+@pytest.mark.parametrize("pairs", copied_rows())
+def test_a_row_that_repeats_results_has_the_figures_of_one_method(pairs):
+    files = [ROOT / "benchmarks/quality/results" / f"{name}.json" for name in NAMES]
+    results = [methods for file in files for methods in json.loads(file.read_text()).values()]
+
+    def found(method, pair):
+        means = [mean for methods in results if method in methods for mean in methods[method]["mean"].values()]
+        digits = len(pair[1]) - 1
+        return any(pair == tuple(f"{number:.{digits}f}".removeprefix("0") for number in mean) for mean in means)
+
+    assert any(all(found(method, pair) for pair in pairs) for method in METHODS)
