@@ -208,6 +208,7 @@ METHODS = {
     "full_route": Method("Full route", full_route),
     "mtnas_recipe": _recipe("MTNAS (recipe)", tuned_as=None),
     "mtnas_recipe_input_layer": _recipe("MTNAS (recipe) with the input layer", input_layer=True),
+    "mtnas_recipe_mean": _recipe("MTNAS (recipe), mean pooling", pooling="mean"),
     "mtnas_recipe_in_fit": _recipe("MTNAS (recipe), searched while it trains", **IN_FIT),
     "mtnas_recipe_sampled": _recipe(
         "MTNAS (recipe), searched while it trains on sampled routes", **IN_FIT, uniform_training=False
@@ -228,5 +229,12 @@ METHODS = {
         procedures.restarts,
         tuned_as="full_route",
         options=AT_ITS_COST,
+    ),
+    "restarts_mean": Method(
+        "Full route with means, best restart at the cost of the recipe with means",
+        functools.partial(full_route, pooling="mean"),
+        procedures.restarts,
+        tuned_as="full_route",
+        options={"cost_of": "mtnas_recipe_mean"},
     ),
 }

@@ -196,7 +196,7 @@ def searched(
     routes = layer.candidates(candidates, [seed, 2])
     found = {"inherited": _polished(problem, mtl.freeze(model), settings)}
     for number, (name, route) in enumerate(routes.items(), 1):
-        found[name] = retrained(problem, route, width, settings, [seed, number], layer.input_layer)
+        found[name] = retrained(problem, route, width, settings, [seed, number], layer.input_layer, layer.pooling)
     chosen = min(found, key=lambda name: found[name].validation_loss)
     extra |= {"chosen": chosen, "losses": {name: trained.validation_loss for name, trained in found.items()}}
     trained = found[chosen]
@@ -204,8 +204,8 @@ def searched(
     return _with_route(trained, routes["derived" if chosen == "inherited" else chosen], extra)
 
 
-def retrained(problem, route, width, settings, seed, input_layer):
-    make = lambda: StaticRoute(route, width, input_layer=input_layer, dropout=settings.dropout)  # noqa: E731
+def retrained(problem, route, width, settings, seed, input_layer, pooling="gate"):
+    make = lambda: StaticRoute(route, width, pooling, input_layer, dropout=settings.dropout)  # noqa: E731
     trained = _fitted(problem, make, settings, seed)
     return _with_route(trained, route, trained.extra)
 
