@@ -71,6 +71,14 @@ def check_repeatable(name, data):
     return data
 
 
+def check_reads(shape, name, count):
+    """Checks the shape of what `count` readers get, the argument `name` of their layer: one input, or one each."""
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[1] not in (count, None)):
+        raise ValueError(
+            f"`inputs` must be [batch, dim] or [batch, {name}, dim]; received: shape={tuple(shape)}, {name}={count}"
+        )
+
+
 def per_level(name, value, num_levels):
     """Returns one entry per level: a single number stands for every level, a sequence must have one entry each."""
     if not isinstance(value, list | tuple):

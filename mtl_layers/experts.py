@@ -1,6 +1,6 @@
 """A stack of equally shaped networks, evaluated as one batched matmul per layer."""
 
-from mtl_layers._checks import check_hidden_units, check_positive
+from mtl_layers._checks import check_hidden_units, check_positive, check_reads
 from mtl_layers._expert_arguments import ExpertArguments
 from mtl_layers._initializers import Stacked
 from mtl_layers._keras import keras, ops, register
@@ -56,11 +56,8 @@ class Experts(ExpertArguments):
         self.dropout_layer = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy) if self.dropout else None
 
     def build(self, input_shape):
-        if len(input_shape) not in (2, 3) or (len(input_shape) == 3 and input_shape[1] != self.num_experts):
-            raise ValueError(
-                "`inputs` must be [batch, dim] or [batch, num_experts, dim]; "
-                f"received: shape={tuple(input_shape)}, num_experts={self.num_experts}"
-            )
+        check_reads(input_shape, "num_experts", self.num_experts)
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
         self.kernels, self.biases = [], []
         fan_in = input_shape[-1]
         for depth, units in enumerate(self.hidden_units):
@@ -85,6 +82,7 @@ class Experts(ExpertArguments):
         self.built = True
 
     def call(self, inputs, training=None):
+        check_reads(inputs.shape, "num_experts", self.num_experts)
         if len(inputs.shape) == 2:
             hidden = ops.expand_dims(inputs, 0)  # [1, batch, dim], broadcast over experts
         else:

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 
 import numpy as np
 import pytest
@@ -149,6 +150,20 @@ def test_symbolic_eager_and_computed_shapes_agree(name):
     computed = layer.compute_output_shape(with_batch(EAGER, row.input_shape))
     computed = {k: tuple(v) for k, v in computed.items()} if isinstance(computed, dict) else tuple(computed)
     assert computed == with_batch(EAGER, row.output_shape)
+
+
+@every_row
+def test_another_width_than_it_was_built_with_is_refused(name):
+    row = ROWS[name]
+    layer = row.make()
+    if isinstance(row.input_shape, dict) or getattr(layer, "static", False):  # by name; a static gate reads nothing
+        return
+    *rest, width = row.input_shape
+    layer.build((None, *rest, width))
+    shape = (2, *rest, width + 1)
+    expected = f"expected axis -1 of input shape to have value {width}, but received input with shape {shape}"
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        layer(np.zeros(shape, "float32"))
 
 
 @pytest.mark.skipif(BACKEND == "jax", reason="JAX has no float64 unless it is told")

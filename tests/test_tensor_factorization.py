@@ -224,7 +224,7 @@ TRIPLE = "`ranks` must be a triple of ranks of input, output and tasks, or a seq
         *[
             (
                 lambda shape=shape: mtl.TensorFactorization(2, (1, 1, 1)).build(shape),
-                f"`inputs` of TensorFactorization must be [batch, dim] or [batch, 2, dim]; received: shape={shape}",
+                f"`inputs` must be [batch, dim] or [batch, num_tasks, dim]; received: shape={shape}, num_tasks=2",
             )
             for shape in [(None,), (None, 3, 5)]
         ],

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mtl_layers._checks import check_positive
+from mtl_layers._checks import check_positive, check_reads
 from mtl_layers._initializers import SideBySide
 from mtl_layers._keras import keras, ops
 
@@ -104,6 +104,8 @@ class Gate(keras.layers.Layer):
 
     def build(self, input_shape):
         self._check_input_shape(input_shape)
+        if self._width:  # else it reads nothing
+            self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
         self._add_kernel(input_shape[-1])
         self.built = True
 
@@ -123,11 +125,7 @@ class Gate(keras.layers.Layer):
     def _check_input_shape(self, input_shape):
         if self.num_experts is None:
             raise ValueError("`num_experts` must be given before a gate is used; received: num_experts=None")
-        if len(input_shape) not in (2, 3) or (len(input_shape) == 3 and input_shape[1] != self.num_gates):
-            raise ValueError(
-                "`inputs` must be [batch, dim] or [batch, num_gates, dim]; "
-                f"received: shape={tuple(input_shape)}, num_gates={self.num_gates}"
-            )
+        check_reads(input_shape, "num_gates", self.num_gates)
 
     def call(self, inputs):
         return self.weigh(inputs)

@@ -23,6 +23,8 @@ class ComponentLevels(keras.layers.Layer):
             self.entry_rank = len(input_shape)
         self._is_stacked(input_shape)
         self._input_shape = tuple(input_shape)
+        entry = {axis: input_shape[axis] for axis in range(1 - self.entry_rank, 0)}
+        self.input_spec = keras.layers.InputSpec(min_ndim=self.entry_rank, axes=entry)
         for level, shape in self._levels_and_shapes(input_shape):
             build_part(level, shape)
         build_part(self.matrices, None)

@@ -79,6 +79,7 @@ class Mixture(ExpertArguments):
 
     def build(self, input_shape):
         self._check_shape(input_shape, ranks=(2, 3) if self._wiring.task_inputs() else (2,))
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
         if len(input_shape) == 2:
             self._wiring = self._wiring.on_one_input()
         if self.stem is not None:

@@ -138,6 +138,7 @@ class RouteSupernet(keras.layers.Layer):
     def build(self, input_shape):
         if len(input_shape) != 2:
             raise ValueError(f"`inputs` must be [batch, dim]; received: shape={tuple(input_shape)}")
+        self.input_spec = keras.layers.InputSpec(ndim=2, axes={-1: input_shape[-1]})
         self._input_dim = root = input_shape[-1]
         if self.stem is not None:
             build_part(self.stem, input_shape)

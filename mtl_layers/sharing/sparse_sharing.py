@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mtl_layers._checks import check_hidden_units, check_positive
+from mtl_layers._checks import check_hidden_units, check_positive, check_reads
 from mtl_layers._expert_arguments import ExpertArguments
 from mtl_layers._initializers import SideBySide
 from mtl_layers._keras import keras, ops, register
@@ -76,11 +76,8 @@ class SparseSharing(ExpertArguments):
         self.dropout_layer = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy) if self.dropout else None
 
     def build(self, input_shape):
-        if len(input_shape) not in (2, 3) or (len(input_shape) == 3 and input_shape[1] != self.num_tasks):
-            raise ValueError(
-                "`inputs` must be [batch, dim] or [batch, num_tasks, dim]; "
-                f"received: shape={tuple(input_shape)}, num_tasks={self.num_tasks}"
-            )
+        check_reads(input_shape, "num_tasks", self.num_tasks)
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
         self.masks, self.trained_kernels, self.resting_kernels, self.biases = [], [], [], []
         fan_in = input_shape[-1]
         for depth, units in enumerate(self.hidden_units):
@@ -118,6 +115,7 @@ class SparseSharing(ExpertArguments):
         self.built = True
 
     def call(self, inputs, training=None):
+        check_reads(inputs.shape, "num_tasks", self.num_tasks)
         if len(inputs.shape) == 2:
             hidden = ops.expand_dims(inputs, 0)  # [1, batch, dim], broadcast over tasks
         else:

@@ -2,7 +2,7 @@
 
 from math import sqrt
 
-from mtl_layers._checks import check_activation, check_hidden_units, check_positive, check_rate
+from mtl_layers._checks import check_activation, check_hidden_units, check_positive, check_rate, check_reads
 from mtl_layers._keras import keras, ops, register
 from mtl_layers.sharing._frozen_factorization import FrozenFactorization
 
@@ -87,11 +87,8 @@ class TensorFactorization(keras.layers.Layer):
             dim = units
 
     def build(self, input_shape):
-        if len(input_shape) not in (2, 3) or (len(input_shape) == 3 and input_shape[1] != self.num_tasks):
-            raise ValueError(
-                f"`inputs` of TensorFactorization must be [batch, dim] or [batch, {self.num_tasks}, dim]; "
-                f"received: shape={tuple(input_shape)}"
-            )
+        check_reads(input_shape, "num_tasks", self.num_tasks)
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
         dim = input_shape[-1]
         self._check_ranks(dim)
         self.input_factors, self.cores, self.output_factors, self.task_factors, self.biases = [], [], [], [], []
@@ -119,6 +116,7 @@ class TensorFactorization(keras.layers.Layer):
         return self.add_weight(name=name, shape=shape, initializer=initializer, regularizer=self.factor_regularizer)
 
     def call(self, inputs, training=None):
+        check_reads(inputs.shape, "num_tasks", self.num_tasks)
         if len(inputs.shape) == 2:
             hidden = ops.expand_dims(inputs, 0)  # [1, batch, dim], broadcast over tasks
         else:

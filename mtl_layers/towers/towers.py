@@ -110,6 +110,7 @@ class Towers(keras.layers.Layer):
 
     def build(self, input_shape):
         self._check_shape(input_shape)
+        self.input_spec = keras.layers.InputSpec(min_ndim=2, axes={-1: input_shape[-1]})
         self._build_stacks(input_shape[-1])
 
     def _check_shape(self, shape):
