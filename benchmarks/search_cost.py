@@ -4,11 +4,11 @@
 
 Three costs. A step of the search, with a validation batch of the same size, against a training step: for the model of
 the MTNAS paper (15 fields, embeddings of width 10, 100,000 ids), at batches of 512 and 4,096 rows, without XLA and with
-it (`jit_compile`), for the part above its embeddings alone, and for the largest search there may be: Adam moves all of
-its 13.6 million parameters of gates in every step, LazyAdam those of the route in force. The peak memory of both
-trainings, each in a process of its own. The forward pass of a frozen route that keeps half of the sub-networks, the
-part above the embeddings alone, at three sizes. Sides in one process take turns, step by step; medians and ratios of
-medians are reported.
+it (`jit_compile`), for the part above its embeddings alone, and for the largest search there may be, each with gates
+and with means in their place (`pooling="mean"`): Adam moves all of its 13.6 million parameters of the largest's gates
+in every step, LazyAdam those of the route in force. The peak memory of both trainings, each in a process of its own.
+The forward pass of a frozen route that keeps half of the sub-networks, the part above the embeddings alone, at three
+sizes. Sides in one process take turns, step by step; medians and ratios of medians are reported.
 """
 
 import argparse
@@ -42,8 +42,8 @@ def ml_mmoe(size=SIZE, units=UNITS):
     return keras.Sequential([keras.layers.Dense(units, activation="relu"), mixture])
 
 
-def supernet(size=SIZE):
-    return mtl.RouteSupernet(len(TASKS), *size, UNITS)
+def supernet(size=SIZE, pooling="gate"):
+    return mtl.RouteSupernet(len(TASKS), *size, UNITS, pooling=pooling)
 
 
 def model_of(sharing, embeds, optimizer, jit_compile):
@@ -71,9 +71,9 @@ def training_step(sharing, embeds, rows=BATCH, optimizer=keras.optimizers.Adam, 
     return lambda: model.train_on_batch(x, y)
 
 
-def search_step(embeds, size=SIZE, rows=BATCH, optimizer=keras.optimizers.Adam, jit_compile=False, **arguments):
+def search_step(sharing, embeds, rows=BATCH, optimizer=keras.optimizers.Adam, jit_compile=False, **arguments):
     """A training step of a supernet with the callback's two halves around it."""
-    model, (x, y) = model_of(supernet(size), embeds, optimizer, jit_compile), batch(0, embeds, rows)
+    model, (x, y) = model_of(sharing, embeds, optimizer, jit_compile), batch(0, embeds, rows)
     search = mtl.RouteSearch([batch(1, embeds, rows)], **arguments)
     search.set_model(model)
     search.on_train_begin()
@@ -88,14 +88,16 @@ def search_step(embeds, size=SIZE, rows=BATCH, optimizer=keras.optimizers.Adam, 
 
 
 def training(embeds, count, size=SIZE, **setting):
-    """Medians of the four kinds of steps; `setting`: rows, optimizer, jit_compile."""
+    """Medians of the kinds of steps; `setting`: rows, optimizer, jit_compile."""
     keras.utils.set_random_seed(0)
     return interleaved(
         {
             "ml_mmoe": training_step(ml_mmoe(size), embeds, **setting),
             "supernet": training_step(supernet(size), embeds, **setting),
-            "search": search_step(embeds, size, **setting),
-            "search_4_routes": search_step(embeds, size, routes_per_step=4, **setting),
+            "search": search_step(supernet(size), embeds, **setting),
+            "search_4_routes": search_step(supernet(size), embeds, routes_per_step=4, **setting),
+            "search_mean": search_step(supernet(size, "mean"), embeds, **setting),
+            "search_mean_4_routes": search_step(supernet(size, "mean"), embeds, routes_per_step=4, **setting),
         },
         count,
     )
@@ -115,7 +117,7 @@ def peak_megabytes():
 
 def train_for_memory(side):
     before = peak_megabytes()
-    step = training_step(ml_mmoe(), True) if side == "ml_mmoe" else search_step(True)
+    step = training_step(ml_mmoe(), True) if side == "ml_mmoe" else search_step(supernet(), True)
     for _ in range(MEMORY_STEPS):
         step()
     print(json.dumps(peak_megabytes() - before))

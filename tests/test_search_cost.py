@@ -15,7 +15,7 @@ def test_ratios_are_of_the_medians(tmp_path):
         for side, value in seconds.items():
             assert report["ratio"][name][side] == pytest.approx(value / seconds["ml_mmoe"])
     steps = report["seconds"]["step_above_embeddings"]
-    assert list(steps) == ["ml_mmoe", "supernet", "search", "search_4_routes"]
+    assert list(steps) == ["ml_mmoe", "supernet", "search", "search_4_routes", "search_mean", "search_mean_4_routes"]
     assert steps["search"] > steps["supernet"]  # scoring comes on top of training
     megabytes = report["peak_megabytes"]
     table = 3 * 4 * 100_000 * 10 / 2**20  # embeddings and the two moments of Adam
