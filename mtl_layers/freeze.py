@@ -23,9 +23,9 @@ def freeze(model, tasks=None):
             Defaults to `None`, all tasks.
 
     Returns:
-        A functional model from the same inputs to a dict from task name to prediction, equal to `model`'s to 1e-6. Its
-        attribute `freeze_report` says what was removed: parameters, multiply-adds, experts, gates, towers. The report
-        prints as a table; it is not saved with the model.
+        A functional model from the same inputs to a dict from task name to prediction, equal to `model`'s to 1e-6 in
+        float32. Its attribute `freeze_report` says what was removed: parameters, multiply-adds, experts, gates, towers.
+        The report prints as a table; it is not saved with the model.
 
     Raises:
         ValueError: If a task is unknown, the model's class has a `call` of its own, or the outputs cannot be traced to

@@ -23,7 +23,8 @@ class LocalServer:
     The same requests work against TensorFlow Serving, which is what to run in production: it batches, and it does not
     share a Python interpreter among requests. New version directories are picked up while running; a request ends on
     the version it started with. A batch without rows is refused here: TensorFlow Serving answers it, but not where it
-    pads batches, as with `allowed_batch_sizes`.
+    pads batches, as with `allowed_batch_sizes`. Where the last version directory is removed, this server serves on, and
+    TensorFlow Serving unloads the model: keep one there.
 
     Args:
         model_base_path: the directory that holds the version directories `1`, `2`, ...

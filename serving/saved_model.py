@@ -123,6 +123,8 @@ def _views(model, tasks, score):
     if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
         raise ValueError(f"`model` must be a built functional Keras model; received: {model!r}")
     refuse_own_call(model)
+    if isinstance(model, keras.Sequential):
+        model = keras.Model(model.inputs, model.outputs, name=model.name)
     if any(isinstance(layer, Towers) for layer in model.layers):
         everything = freeze(model, tasks)
         names = list(trace(everything).towers.output_names)

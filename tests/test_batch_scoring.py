@@ -396,6 +396,18 @@ def test_dictionaries_may_differ_from_file_to_file(tiny, tmp_path, batch_size):
     assert found["click"].to_pylist() == [1.0, 2.0] * 150
 
 
+def test_lists_of_dictionaries_run_over_row_groups(tmp_path):
+    """Of which each has a dictionary of its own."""
+    cities = [f"city {number % 7}" for number in range(50)]
+    lists = pa.ListArray.from_arrays(pa.array(range(0, 51, 2), pa.int32()), category(cities, pa.int8()))
+    pq.write_table(pa.table({"cities": lists}), tmp_path / "rows.parquet", row_group_size=10)
+    spec = tf.TensorSpec([None, None], tf.string, name="cities")
+    for start in (0, 7, 10, 24, 25):
+        batches = open_rows(tmp_path / "rows.parquet", {"cities": spec}, []).batches(start, 8)
+        found = [cities for batch in batches for cities in batch["cities"].to_pylist()]
+        assert found == lists.to_pylist()[start:]
+
+
 def test_an_empty_line_of_a_single_column_is_a_row(tmp_path):
     (tmp_path / "rows.csv").write_text("g\na\n\nb\n")
     rows = open_rows(tmp_path / "rows.csv", {"g": tf.TensorSpec([None], tf.string, name="g")}, [])
@@ -415,7 +427,32 @@ def test_csv(tiny, tmp_path):
         "click": [1.0, 1.5, 3.0],
         "purchase": [0.5, 0.75, 1.5],
     }
-    assert run(tiny, "price,country\n", tmp_path, name="rows.csv", overwrite=True).num_rows == 0
+    for empty in ("price,country\n", "price,country"):
+        assert run(tiny, empty, tmp_path, name="rows.csv", overwrite=True).num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "line"),
+    [
+        ('fr,1,ok\nde,2,"5 inch\nus,3,ok\n', 3),  # all that follows would be one value
+        ('fr,1,ok\nde,2,"5 inch\nus,3,ok\nde,4,"6 inch\n', 3),  # and here all down to the next such mistake
+        ('fr,1,"two\nlines"\nde,2,"cut', 4),
+        ('fr,1,"6"" x"9\n', 2),
+        ('"fr,1,ok\n', 2),
+    ],
+)
+def test_a_quote_that_is_not_closed_loses_no_row(tiny, tmp_path, rows, line):
+    text = refused(ValueError, tiny, "country,price,note\n" + rows, tmp_path, name="rows.csv")
+    assert text == (
+        f"`input` must close each quote at the end of its value; '{tmp_path / 'rows.csv'}' "
+        f"has one in line {line} that is not"
+    )
+
+
+def test_quotes_within_values_are_taken_as_they_are(tiny, tmp_path):
+    text = 'country,price,note\r\nfr,1,5" and 6"\r\n"de",2," ""a"", \r\n"\r\nNA,"4",""\r\n,2,"x"'
+    found = run(tiny, text, tmp_path, name="rows.csv", keys=["note"])
+    assert found["note"].to_pylist() == ['5" and 6"', ' "a", \r\n', "", "x"]
 
 
 def test_a_key_of_a_csv_stays_text_where_it_is_a_feature_too(tiny, tmp_path):
@@ -890,6 +927,11 @@ def test_bad_tfrecord(tiny, tmp_path):
     )
     unreadable = f"`input` must be a whole TFRecord file; '{path}' cannot be read: "
     assert refused(ValueError, tiny, whole[:-3], tmp_path, **arguments).startswith(f"{unreadable}truncated record")
+    write_examples(path, [good, b"\xff\xfe\x01"])  # TensorFlow repeats it, and Python would not have it
+    text = refused(RuntimeError, tiny, None, tmp_path, **arguments)
+    assert text.startswith("Signature 'examples' failed on rows 0 to 1: Could not parse example input")
+    text = refused(ValueError, tiny, None, tmp_path, signature="click", **arguments)
+    assert text.startswith(f"'{path}' cannot be parsed in rows 0 to 1: Could not parse example input")
     write_examples(path, [b"junk!"])
     assert refused(ValueError, tiny, None, tmp_path, **arguments).startswith(f"{unreadable}Error parsing message")
 

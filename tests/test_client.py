@@ -387,6 +387,26 @@ def test_a_server_that_drips_is_late_all_the_same(first, then):
             stop.set()
 
 
+def test_a_server_that_does_not_take_the_request_is_late_all_the_same():
+    """So that the deadline passes while the rows are being sent."""
+    stop = threading.Event()
+
+    def answer(handler):
+        if handler.path.endswith("/metadata"):
+            send(handler, 200, METADATA)
+        else:
+            stop.wait()
+            handler.close_connection = True
+
+    with http_server(answer) as address, Client(address, protocol="rest", timeout=2.0) as client:
+        client.metadata()
+        try:
+            with pytest.raises(ServingTimeoutError, match=r"deadline of 2 seconds"):
+                client.predict({"x": np.zeros(2_000_000, "float32")})
+        finally:
+            stop.set()
+
+
 def test_redirects_are_not_followed():
     def answer(handler):
         if handler.path.endswith("/metadata"):

@@ -369,6 +369,14 @@ def test_a_list_of_plain_keras_outputs_is_numbered(tmp_path, rng):
         np.testing.assert_allclose(answer[name], expected, atol=1e-6)
 
 
+def test_a_sequential_model_has_one_output(tmp_path, rng):
+    model = keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dense(3), keras.layers.Dense(1)])
+    x = rng.normal(size=(5, 4)).astype("float32")
+    with CppModel(str(serving.export(model, tmp_path, verbose=False))) as cpp:
+        answer = cpp.run("serving_default", {"x": x})
+    np.testing.assert_allclose(answer["output_0"], model.predict(x, verbose=0), atol=1e-6)
+
+
 @keras.saving.register_keras_serializable(package="tests")
 class Codes(keras.layers.Layer):
     """Owns lookup tables, in a list, and a weight."""

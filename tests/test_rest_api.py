@@ -254,6 +254,26 @@ def test_bad_requests_are_refused_with_the_reason(tiny, body, text):
     assert text in answer["error"]
 
 
+def nested(value, times):
+    for _ in range(times):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("times", [31, 32, 70])
+def test_lists_in_lists_are_refused_however_many(tiny, times):
+    status, answer = ask(tiny, {"inputs": {**COUNTRY, "price": nested(1.0, times)}})
+    assert (status, "input 'price' must have r" in answer["error"]) == (400, True), answer
+
+
+def test_a_body_that_cannot_be_unpacked_is_refused(tiny, caplog):
+    headers = {"Content-Encoding": "gzip"}
+    response = requests.post(tiny + ":predict", data=b"no gzip", headers=headers, timeout=30)
+    assert response.status_code == 400
+    assert response.json()["error"].startswith("the body cannot be read: ")
+    assert "Traceback" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [

@@ -1,12 +1,18 @@
 """Rows of a CSV file."""
 
 import csv
+import mmap
+import re
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from serving.scoring.column_tensors import check_column
 from serving.scoring.row_stream import check_columns, needed_columns, readable, resized
+
+# A value in quotes, as pyarrow reads it: from a quote at its beginning to the next single one. The group is the quote
+# that closes it, which ends the value. (The first quote comes before the look behind it: Python searches for it fast.)
+_QUOTED = re.compile(rb'"(?<![^,\r\n]")[^"]*+(?:""[^"]*+)*+("(?=[,\r\n]|\Z))?+')
 
 
 class CsvRows:
@@ -18,8 +24,10 @@ class CsvRows:
         self.paths = [path]
         with readable(path), path.open(newline="", encoding="utf-8-sig") as stream:
             names = next(csv.reader(stream), None)
+            self._has_rows = bool(stream.read(1))
         if names is None:
             raise ValueError(f"`input` must have a header row; received: input='{path}', which is empty")
+        _check_quotes(path)
         self._one_column = len(names) == 1
         check_columns(path, names, inputs, keys)
         types = {name: _arrow_type(spec) for name, spec in inputs.items()}
@@ -33,6 +41,8 @@ class CsvRows:
         return resized(_dropped(self._read(), start), self.schema, size)
 
     def _read(self):
+        if not self._has_rows:  # pyarrow refuses a header without the end of its line
+            return
         batches, rows = self._blocks(), 0
         while True:
             with readable(self.paths[0], f" from row {rows} on"):
@@ -52,6 +62,18 @@ class CsvRows:
         # Of one column, an empty line is a row with the value "".
         parsing = pa_csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=not self._one_column)
         yield from pa_csv.open_csv(self.paths[0], parse_options=parsing, convert_options=options)
+
+
+def _check_quotes(path):
+    """Refuses what would make one value of all rows down to the next quote, or to the end, without a word."""
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        for value in _QUOTED.finditer(text):
+            if value[1] is None:
+                line = text[: value.start()].count(b"\n") + 1
+                raise ValueError(
+                    "`input` must close each quote at the end of its value; "
+                    f"'{path}' has one in line {line} that is not"
+                )
 
 
 def _dropped(batches, start):

@@ -38,14 +38,12 @@ class ParquetRows:
             while first < len(groups) and start >= groups[first]:
                 start -= groups[first]
                 first += 1
-            if first == len(groups):
-                continue
-            left = list(range(first, len(groups)))
             with readable(path):
-                for batch in file.iter_batches(size, row_groups=left, columns=self.schema.names):
-                    columns = [batch.column(field.name).cast(field.type) for field in self.schema]
-                    yield pa.RecordBatch.from_arrays(columns, schema=self.schema).slice(start)
-                    start = max(0, start - len(batch))
+                for group in range(first, len(groups)):  # each has dictionaries of its own, which pyarrow may not join
+                    for batch in file.iter_batches(size, row_groups=[group], columns=self.schema.names):
+                        columns = [batch.column(field.name).cast(field.type) for field in self.schema]
+                        yield pa.RecordBatch.from_arrays(columns, schema=self.schema).slice(start)
+                        start = max(0, start - len(batch))
 
     @staticmethod
     def _open(path):

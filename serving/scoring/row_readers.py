@@ -27,8 +27,8 @@ def open_rows(path, inputs, keys=()):
         last may be shorter) from row `start` on.
 
     Raises:
-        ValueError: If the file cannot be read as what its suffix says, or lacks a column; if a directory holds anything
-            else than .parquet files.
+        ValueError: If the file cannot be read as what its suffix says, or lacks a column; if a CSV file opens a quote
+            that does not close at the end of its value; if a directory holds anything else than .parquet files.
         TypeError: If a column cannot feed its input.
 
     Example:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from serving.op_text import op_text
+from serving.op_text import error_text
 from serving.scoring.column_tensors import column_array
 from serving.versions import find_versions
 
@@ -69,8 +69,8 @@ class ScoringSignature:
         rows = f"rows {first_row} to {first_row + len(batch) - 1}"
         try:
             outputs = {name: tensor.numpy() for name, tensor in self._function(**feeds).items()}
-        except self._tf.errors.OpError as error:
-            raise RuntimeError(f"Signature '{self.name}' failed on {rows}: {op_text(error.message)}") from error
+        except (self._tf.errors.OpError, UnicodeDecodeError) as error:
+            raise RuntimeError(f"Signature '{self.name}' failed on {rows}: {error_text(error)}") from error
         return [_column(field, outputs[field.name], len(batch), first_row) for field in self.fields]
 
     def fingerprint(self):

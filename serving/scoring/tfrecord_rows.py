@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import numpy as np
 import pyarrow as pa
 
-from serving.op_text import op_text
+from serving.op_text import error_text, op_text
 from serving.scoring.column_tensors import check_column
 from serving.scoring.row_stream import check_columns, needed_columns
 
@@ -47,11 +47,9 @@ class TFRecordRows:
             for records in dataset:
                 try:
                     columns = tf.io.parse_example(records, self._features) if self._features else {}
-                except tf.errors.OpError as error:
+                except (tf.errors.OpError, UnicodeDecodeError) as error:
                     rows = f"rows {start} to {start + len(records) - 1}"
-                    raise ValueError(
-                        f"'{self.paths[0]}' cannot be parsed in {rows}: {op_text(error.message)}"
-                    ) from error
+                    raise ValueError(f"'{self.paths[0]}' cannot be parsed in {rows}: {error_text(error)}") from error
                 if self._whole:
                     columns[self._whole] = records
                 arrays = [_from_tensor(columns[field.name], field.type) for field in self.schema]

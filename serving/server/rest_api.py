@@ -6,7 +6,7 @@ import logging
 import re
 from urllib.parse import unquote
 
-from aiohttp import web
+from aiohttp import web, web_protocol
 from google.protobuf import json_format
 from tensorflow_serving.apis import get_model_metadata_pb2
 
@@ -54,6 +54,8 @@ class RestApi:
             return _error(error.http_status, error.text)
         except web.HTTPException as error:  # aiohttp's own, such as a body that is too large
             return _error(error.status, error.text)
+        except (ConnectionError, web_protocol.RequestPayloadError) as error:  # a client that left, or mangled the body
+            return _error(400, f"the body cannot be read: {error}")
         except Exception as error:
             _LOG.exception("request %s failed", request.path)
             return _error(500, f"{type(error).__name__}: {error}")

@@ -5,7 +5,7 @@ import inspect
 import tensorflow as tf
 from google.protobuf import json_format
 
-from serving.op_text import op_text
+from serving.op_text import error_text
 from serving.request_error import RequestError
 from serving.server.input_check import check_inputs
 from serving.signature import read_signatures
@@ -90,11 +90,9 @@ class Servable:
         try:
             return self._session.run(fetches, feeds)
         except tf.errors.OpError as error:
-            raise RequestError(_CODES.get(error.error_code, "UNKNOWN"), op_text(error.message)) from error
-        except (
-            UnicodeDecodeError
-        ) as error:  # the operation repeats the bytes it could not read, and Python chokes on them
-            raise RequestError("INVALID_ARGUMENT", op_text(error.object.decode(errors="replace"))) from error
+            raise RequestError(_CODES.get(error.error_code, "UNKNOWN"), error_text(error)) from error
+        except UnicodeDecodeError as error:
+            raise RequestError("INVALID_ARGUMENT", error_text(error)) from error
 
     def close(self):
         """Frees the session; a later `predict` fails."""

@@ -118,7 +118,7 @@ def _read_tensor(value, spec):
         leaves = np.array(value, dtype=object)  # object keeps JSON's own types: true is no number, "1" no float
         if any(isinstance(leaf, list) for leaf in leaves.flat):
             raise ValueError("a list among values")
-    except ValueError as error:
+    except (RuntimeError, ValueError) as error:  # a RuntimeError of NumPy's where there are more than 32 lists in lists
         raise _invalid(f"input '{spec.name}' must have rows of one length; received: {_show(value)}") from error
     if spec.is_column and leaves.ndim == 1 and leaves.size:
         row = leaves[0]

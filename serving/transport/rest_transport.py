@@ -86,6 +86,8 @@ class RestTransport:
         except (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError) as error:
             raise ServingTimeoutError(self._address, deadline.seconds) from error
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            if _timed_out(error):
+                raise ServingTimeoutError(self._address, deadline.seconds) from error
             raise ServingError("UNAVAILABLE", str(error), self._address) from error
         if response.is_redirect:
             text = f"HTTP {response.status_code}, a redirect, which is not followed; "
@@ -103,6 +105,13 @@ class RestTransport:
             text = f"HTTP 200 with an answer that has no {key!r}, so not of a model server: {content[:200]!r}"
             raise ServingError("UNKNOWN", text, self._address)
         return answer[key]
+
+
+def _timed_out(error):
+    """Whether a lost connection was one that timed out while the request was still being sent."""
+    while error is not None and not isinstance(error, TimeoutError):
+        error = next((inner for inner in error.args if isinstance(inner, Exception)), None)
+    return error is not None
 
 
 def _to_json(array):
