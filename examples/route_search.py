@@ -46,7 +46,8 @@ def main():
 
     print("\n== supernet")
     keras.utils.set_random_seed(0)
-    layers = {"units": 64, "dropout": 0.1, "input_layer": False}  # the paper's input layer is shared by all routes
+    # Means in the place of the paper's gates, and without its input layer, which all routes share.
+    layers = {"units": 64, "dropout": 0.1, "pooling": "mean", "input_layer": False}
     supernet = mtl.RouteSupernet(2, num_layers=2, num_subnetworks=4, **layers)
     searched = census_model.build(embedding.features, supernet, TASKS)
     search = mtl.RouteSearch(
@@ -65,7 +66,7 @@ def main():
     print(f"\n{route}\n")
     (output / "route.json").write_text(route.to_json() + "\n", encoding="utf-8")
     figure, axes = plt.subplots(figsize=(5, 4), layout="constrained")
-    mtl.analysis.draw_route(route, axes, TASKS, "most likely route")
+    mtl.analysis.draw_route(route, axes, TASKS, "most likely route", queries=False)
     figure.savefig(output / "route.png", dpi=120)
 
     candidates = {"inherited": mtl.freeze(searched)}

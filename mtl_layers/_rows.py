@@ -22,3 +22,8 @@ def gather_rows(values, rows):
 def resource_of(variable):
     """TensorFlow's variable behind one of Keras 3; Keras 2 has no other."""
     return variable.value if isinstance(variable, getattr(keras, "Variable", ())) else variable
+
+
+def mean_over_rows(values):
+    """The mean of `[batch]` or `[batch, 1]`; 0 where a strategy leaves a replica without rows, and not NaN."""
+    return ops.sum(values) / ops.cast(ops.maximum(ops.shape(values)[0], 1), values.dtype)

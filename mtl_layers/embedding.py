@@ -1,5 +1,7 @@
 """From raw features to one dense vector per row, inside the model."""
 
+import re
+
 import tensorflow as tf
 
 from mtl_layers._checks import check_positive, check_tensorflow
@@ -113,6 +115,7 @@ class FeatureEmbedding(keras.layers.Layer):
                 )
             self._check_names("data", batch)
             for name, spec in self.specs:
+                _refuse_sparse(batch[name], name)
                 values = getattr(batch[name], "values", batch[name])  # of a ragged tensor, all there are
                 if name in summaries:
                     summaries[name] = spec.update(summaries[name], values, name)
@@ -136,7 +139,10 @@ class FeatureEmbedding(keras.layers.Layer):
 
     def _make_layers(self):
         # Lookups speak float32 and integers whatever the policy: an id does not fit into bfloat16.
-        self.preprocessors = [spec.preprocessor(f"{name}_lookup") for name, spec in self.specs]
+        # A feature may have a name that no layer can, such as "user id".
+        self.preprocessors = [
+            spec.preprocessor(re.sub("[^A-Za-z0-9_.-]", "_", f"{name}_lookup")) for name, spec in self.specs
+        ]
         self._offsets, rows = {}, {}
         for (name, spec), preprocessor in zip(self.specs, self.preprocessors, strict=True):
             if isinstance(spec, Numeric):
@@ -181,9 +187,11 @@ class FeatureEmbedding(keras.layers.Layer):
             elif isinstance(spec, MultiValued):
                 pooled.append(self._pooled(values, name, spec, preprocessor))
             else:
-                ids = ops.cast(preprocessor(values), "int32")
-                if spec.dtype == "float32":  # bucketised: NaN has the last row
-                    ids = ops.where(ops.isnan(values), len(spec.boundaries) + 1, ids)
+                if spec.dtype == "float32":  # bucketised, by `call`: Keras 3 would round to a global policy of bfloat16
+                    ids = ops.cast(preprocessor.call(values), "int32")
+                    ids = ops.where(ops.isnan(values), len(spec.boundaries) + 1, ids)  # NaN has the last row
+                else:
+                    ids = ops.cast(preprocessor(values), "int32")
                 single[spec.width or self.width].append(ids + self._offsets[name])
         parts = []
         for width, table in zip(self._widths, self.tables, strict=True):
@@ -199,6 +207,7 @@ class FeatureEmbedding(keras.layers.Layer):
             raise ValueError(f"`{argument}` must have every feature; missing: {missing}; received: {list(given)}")
 
     def _typed(self, values, name, spec):
+        _refuse_sparse(values, name)
         if isinstance(values, tf.RaggedTensor):
             values = values.to_tensor(default_value=getattr(spec, "padding", None))
         values = tf.convert_to_tensor(values)
@@ -252,3 +261,11 @@ class FeatureEmbedding(keras.layers.Layer):
     @classmethod
     def from_config(cls, config):
         return cls(**{**config, "features": dict(config["features"])})
+
+
+def _refuse_sparse(values, name):
+    if isinstance(values, tf.SparseTensor | tf.compat.v1.SparseTensorValue):
+        raise ValueError(
+            f"`{name}` must not be sparse: give tf.sparse.to_dense(x, default_value=...) with what stands for padding, "
+            f"or a ragged tensor; received: {type(values).__name__}"
+        )

@@ -41,6 +41,14 @@ def seeded():
 
 
 @pytest.fixture
+def in_float64():
+    """All that says no type has 64 bits."""
+    keras.backend.set_floatx("float64")
+    yield
+    keras.backend.set_floatx("float32")
+
+
+@pytest.fixture
 def rng():
     return np.random.default_rng(0)
 

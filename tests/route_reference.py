@@ -70,7 +70,7 @@ def supernet(layer, route, x, activation=relu):
     return np.stack(inputs, axis=1)
 
 
-def gate_multiply_adds(route, tasks, units):
+def gate_multiply_adds(route, tasks, units, pooling="gate"):
     """The multiplications in the gates and mixtures of a frozen route: [units] per value, query and weight."""
     reached, total = route.reached(tasks), 0
     for depth, values in enumerate(map(len, reached), start=2):
@@ -78,6 +78,7 @@ def gate_multiply_adds(route, tasks, units):
         blocks = [route.layer_blocks(depth)[reader] for reader in readers]
         asking = [block for block in blocks if len(block.values) > 1]
         asked = len({block.query for block in asking})  # several queries are one matmul over all values
-        total += sum(len(block.values) for block in asking) * units * (values if asked > 1 else 1)
+        if pooling == "gate":
+            total += sum(len(block.values) for block in asking) * units * (values if asked > 1 else 1)
         total += len(blocks) * values * units if asking else 0  # the mixtures, with 0 for what is not read
     return total

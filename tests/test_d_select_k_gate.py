@@ -233,6 +233,12 @@ def test_the_penalty_is_the_mean_over_rows_of_the_selectors_entropies(rng, k, re
     np.testing.assert_allclose(penalty(layer, x), 0.25 * entropy, rtol=1e-5)
 
 
+def test_the_penalty_of_a_replica_without_rows_is_0():
+    layer = mtl.DSelectKGate(2, 5, 3, entropy=0.25)
+    layer(np.zeros((0, DIM), "float32"))
+    assert [float(loss) for loss in layer.losses] == [0.0]
+
+
 def test_the_penalty_does_not_grow_with_the_batch(rng):
     x = rng.normal(size=(6, DIM)).astype("float32")
     layer = mtl.DSelectKGate(2, 4, entropy=1.0)

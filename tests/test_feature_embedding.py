@@ -281,7 +281,7 @@ def test_raw_values_keep_their_precision_under_a_mixed_policy(policy, by):
         "number": tf.constant([[1000.25], [1000.75], [1000.0], [999.5], [1001.0]]),
         "many": tf.constant([[2048, -1], [2049, -1], [-1, -1], [2048, 2049], [1, -1]], "int64"),
     }
-    for output in (layer(rows), model(rows)):
+    for output in (layer(rows), model(rows), tf.constant(model.predict(rows, verbose=0))):
         assert output.dtype == policy.removeprefix("mixed_")
         output = ops.convert_to_numpy(ops.cast(output, "float32"))
         np.testing.assert_array_equal(output[:, 0], [1, 2, 2, 3, 4])
@@ -391,12 +391,33 @@ INVALID = tf.errors.InvalidArgumentError
             r"`data` must be a dict of arrays, such as dict\(df\) of a DataFrame, or .*; received: list of str",
         ),
         (lambda: mtl.FeatureEmbedding({"x": Numeric()}).adapt({"x": [np.nan]}), ValueError, "`x` must be finite; rec"),
+        (
+            lambda: mtl.FeatureEmbedding({"x": Categorical()}).adapt({"x": tf.sparse.from_dense([["a"]])}),
+            ValueError,
+            r"`x` must not be sparse: give tf.sparse.to_dense\(.*; received: SparseTensor",
+        ),
+        (
+            lambda: mtl.FeatureEmbedding({"x": STRING})({"x": tf.sparse.from_dense([["a"]])}),
+            ValueError,
+            r"`x` must not be sparse: give tf.sparse.to_dense\(.*; received: SparseTensor",
+        ),
         (lambda: mtl.FeatureEmbedding({"x": STRING})(np.ones((2, 1))), ValueError, "`inputs` must be a dict of featu"),
     ],
 )
 def test_bad_input_is_refused_by_name(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_a_feature_may_have_a_name_that_no_layer_can(tmp_path):
+    names = ("user id", "größe", "a:b")
+    layer = mtl.FeatureEmbedding({name: Bucketized(boundaries=(0.0,)) for name in names}, width=2)
+    inputs = layer.inputs()
+    model = keras.Model(inputs, layer(inputs))
+    rows = {name: tf.constant([[1.0], [-1.0]]) for name in names}
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(rows), model(rows))
 
 
 def test_two_columns_of_unknown_number_do_not_pass_as_twice_the_rows():

@@ -141,6 +141,24 @@ def test_numpy_values_make_a_vocabulary_that_json_can_hold():
     assert deserialize(json.loads(json.dumps(serialize(spec)))) == spec
 
 
+def test_numpys_integers_make_specifications_that_json_can_hold():
+    eight = np.int64(8)
+    for spec in (
+        Categorical(hash_buckets=eight, width=eight),
+        Categorical(oov_buckets=eight, max_size=eight, min_count=eight),
+        Bucketized(num_buckets=eight, width=eight),
+    ):
+        assert deserialize(json.loads(json.dumps(serialize(spec)))) == spec
+
+
+def test_ids_beyond_int64_are_learned_as_a_call_reads_them():
+    ids = np.array([2**63 + 5, 7, 2**53 + 1, 2**60 + 1], "uint64")
+    spec = adapt(Categorical(dtype="int64"), ids)
+    assert set(spec.vocabulary) == {5 - 2**63, 7, 2**53 + 1, 2**60 + 1}
+    found = spec.preprocessor("ids")(ids.astype("int64"))
+    assert sorted(np.asarray(found).ravel().tolist()) == [1, 2, 3, 4]
+
+
 # Numeric
 
 
@@ -413,6 +431,10 @@ def test_a_specification_survives_json(spec):
         (lambda: adapt(Numeric()), "`x` must have at least one value to adapt to; received: none"),
         (lambda: adapt(Bucketized(), ["a"]), "`x` must hold numbers; received: 'a'"),
         (lambda: adapt(Bucketized(), [np.nan]), "`x` must have at least one finite value to adapt to; received: none"),
+        (
+            lambda: Categorical(vocabulary=(1, 2**63), dtype="int64"),
+            f"`vocabulary` must hold values that fit int64; received: {2**63}",
+        ),
         (lambda: adapt(Categorical(), [1]), "`x` must hold values of type string.*received: 1"),
         (lambda: adapt(Categorical(dtype="int64"), [1.0]), "`x` must hold values of type int64.*received: 1.0"),
         (lambda: adapt(Categorical(), np.array(["a", None])), "`x` must hold values of type string.*received: None"),

@@ -221,6 +221,38 @@ def test_the_metric_of_a_batch_is_the_loss_of_the_batch(rng, weighted):
     )
 
 
+@pytest.mark.parametrize("outside", [NAN, float("inf")])
+def test_no_prediction_outside_reaches_a_metric(outside):
+    metric = MaskedMetric("mean_squared_error", missing_value=NAN)
+    metric.update_state(column(1, NAN, 3), column(1.5, outside, 3))
+    assert number(metric.result()) == pytest.approx(0.125)
+
+
+@pytest.mark.parametrize("metric", ["categorical_accuracy", "mean_absolute_error", "AUC"])
+def test_a_metric_that_compares_columns_refuses_numbers_of_classes(metric):
+    named = MaskedMetric(metric)
+    with pytest.raises(
+        ValueError,
+        match=rf"labels of {named.name} must be shaped like the prediction \(2, 3\), since its `metric` is not sparse; "
+        r"received: shape=\(2, 1\)",
+    ):
+        named.update_state(column(1, 2), np.eye(3, dtype="float32")[1:])
+    sparse = MaskedMetric("sparse_categorical_accuracy")
+    sparse.update_state(column(1, 2), np.eye(3, dtype="float32")[1:])
+    assert number(sparse.result()) == 1.0
+
+
+@pytest.mark.needs_tensorflow
+def test_labels_and_weights_whose_width_only_running_tells():
+    """As `from_generator` may give them."""
+    import tensorflow as tf
+
+    loss = MaskedLoss("mse", missing_value=NAN)
+    unknown = tf.TensorSpec((None, None))
+    found = tf.function(loss, input_signature=[unknown, tf.TensorSpec((None, 1)), unknown])
+    assert number(found(column(1, NAN, 3), column(2, 0, 5), column(1, 1, 2))) == pytest.approx(3.0)
+
+
 @pytest.mark.parametrize("metric", ["AUC", keras.metrics.AUC(num_thresholds=4000, name="roc")], ids=["name", "object"])
 @pytest.mark.parametrize("by", ["labels", "weights"])
 def test_auc_counts_the_rows_of_the_task_alone(rng, metric, by):

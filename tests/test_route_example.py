@@ -26,9 +26,9 @@ def test_a_route_is_searched_drawn_frozen_and_exported(tmp_path):
     scores = {name: sum(each.values()) for name, each in report["validation"].items()}
     assert report["chosen"] == max(scores, key=scores.get)
     assert report["test"]["never_married"] > 0.8
-    assert len(report["search"]["search_reward"]) == 20 and report["search"]["search_entropy"][0] > 4
+    assert len(report["search"]["search_reward"]) == 20 and report["search"]["search_entropy"][0] > 2.7  # of 15
 
     for task, index in (("income", 0), ("never_married", 1)):
         below, above = map(len, route.reached([index]))
         dense = below * 39 * 8 * 64 + above * 64 * 64 + 64 * 32 + 32
-        assert report["signatures"][task]["multiply_adds"] == dense + gate_multiply_adds(route, [index], 64)
+        assert report["signatures"][task]["multiply_adds"] == dense + gate_multiply_adds(route, [index], 64, "mean")

@@ -292,3 +292,11 @@ def test_batches_of_a_dataset_with_weights_and_plain_losses_are_scored():
         model.fit(x, y, batch_size=16, verbose=0, callbacks=[mtl.RouteSearch(data, reward)])
         assert array(supernet.search_skipped) == 0
         assert np.isfinite(array(supernet.search_baseline)).all()
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="JAX has no float64 unless it is told")
+def test_a_search_runs_where_keras_is_told_to_compute_in_float64(in_float64):
+    model, supernet = real_model("adam")
+    _, history = search(model, real_data(16), 8, [real_data(16, seed=1)])
+    assert np.isfinite(history["search_reward"]).all()
+    assert np.ptp(array(supernet.alpha)) > 0

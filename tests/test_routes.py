@@ -244,3 +244,20 @@ def test_routes_that_differ_in_unused_sub_networks_alone_are_one_without_them():
     used = mtl.Route(2, 2, 4, [((0, 1), 1), *one.blocks[1:]])  # block 0 is asked, and so used
     assert used.without_unused() != one.without_unused()
     assert one.without_unused().reached() == one.reached()
+
+
+def test_a_picture_has_each_tasks_paths_and_what_gates_ask():
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    route = mtl.Route(2, 1, 3, [((0, 1), 2), ((1,), None)])
+    drawn = {}
+    for queries in (True, False):
+        figure, axes = pyplot.subplots()
+        mtl.analysis.draw_route(route, axes, ["click", "purchase"], queries=queries)
+        drawn[queries] = [(line.get_color(), line.get_linestyle()) for line in axes.lines]
+        assert [text.get_text() for text in axes.texts] == ["0", "1", "2", "root", "click", "purchase"]
+        pyplot.close(figure)
+    # Circles; from the root to 0, 1 (and 2, which the gate asks) for one task, to 1 for the other; and to the towers.
+    paths = [line for line in drawn[False] if line[1] == "-"]
+    assert sorted(color for color, style in paths if color.startswith("C")) == ["C0"] * 5 + ["C1"] * 2
+    assert (":" in {style for _, style in drawn[True]}) and ":" not in {style for _, style in drawn[False]}
+    assert len(drawn[True]) == len(drawn[False]) + 2  # a dotted line and a square

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import reference
+from conftest import BACKEND
 from gradients import gradient_by_input
 from reference import array, sigmoid, softmax
 
@@ -104,6 +105,22 @@ def test_aitm_is_its_formula(rng):
     assert min(violations) > 0.01
     np.testing.assert_allclose(sum(float(loss) for loss in layer.losses), 0.3 * sum(violations), rtol=1e-5)
     assert aitm(calibrator=0.0)(h) and not aitm(calibrator=0.0).losses
+
+
+def test_a_replica_without_rows_has_a_calibrator_of_0():
+    layer = aitm(calibrator=0.3)
+    layer(np.zeros((0, 5, DIM), "float32"))
+    assert [float(loss) for loss in layer.losses] == [0.0] * (len(CHAIN) - 1)
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="JAX has no float64 unless it is told")
+def test_a_chain_trains_where_keras_is_told_to_compute_in_float64(in_float64, rng):
+    inputs = keras.Input((2, DIM))
+    model = keras.Model(inputs, mtl.AITM({"a": (4,), "b": ()}, ["a", "b"])(inputs))
+    model.compile("sgd", dict.fromkeys("ab", "binary_crossentropy"))
+    y = rng.integers(0, 2, (8, 1))
+    history = model.fit(rng.normal(size=(8, 2, DIM)), {"a": y, "b": y}, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
 
 
 def test_a_chain_of_one_task_or_none_is_towers(rng):

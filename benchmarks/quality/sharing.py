@@ -38,7 +38,7 @@ from mtl_layers.sharing._route_space import RouteSpace
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-SEARCHES = ("mtnas", "mtnas_recipe")
+SEARCHES = ("mtnas", "mtnas_recipe", "mtnas_recipe_mean")
 DRAWS = 2000  # of random routes, for what chance shares
 
 
@@ -203,7 +203,8 @@ def draw_routes(best, tasks, path):
             title = METHODS[method].title
             if title in routes:
                 names = [textwrap.fill(task.replace("_", " "), 10) for task in tasks[name]]
-                mtl.analysis.draw_route(routes[title], place, names, f"{name}: {title}")
+                gates = METHODS[method].options["supernet"].keywords["pooling"] == "gate"
+                mtl.analysis.draw_route(routes[title], place, names, f"{name}: {title}", queries=gates)
             else:
                 place.set_axis_off()
     figure.savefig(path, dpi=120)

@@ -3,7 +3,7 @@
 import numpy as np
 
 
-def draw_route(route, axes, task_names=None, title=None):
+def draw_route(route, axes, task_names=None, title=None, queries=True):
     """Draws a `Route` from the root feature below to the towers above, each task's paths in its colour.
 
     Sub-networks are circles, black where some task reaches them and grey where none does. A line runs from
@@ -15,6 +15,7 @@ def draw_route(route, axes, task_names=None, title=None):
         axes: The matplotlib axes to draw on.
         task_names: A name for each task. Defaults to `None`, "task 0", "task 1", ...
         title: Defaults to `None`.
+        queries: Whether to draw what gates ask; give False for `pooling="mean"`, which has none. Defaults to `True`.
 
     Example:
         >>> from matplotlib import pyplot
@@ -51,7 +52,7 @@ def draw_route(route, axes, task_names=None, title=None):
                 top = towers[reader] if last else reader
                 for value in block.values:
                     axes.plot([value + offset, top + offset], [layer - 1, layer], **line)
-                if len(block.values) > 1:
+                if queries and len(block.values) > 1:
                     asked = (middle, 0.14) if block.query is None else (block.query, layer - 0.86)
                     asked = (asked[0] + offset, asked[1])
                     axes.plot(

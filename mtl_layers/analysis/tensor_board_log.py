@@ -1,5 +1,7 @@
 """Gates, routes and allocations in TensorBoard, while `fit` runs."""
 
+from functools import partial
+
 import numpy as np
 
 from mtl_layers._checks import check_repeatable
@@ -81,7 +83,8 @@ class TensorBoardLog(keras.callbacks.Callback):
             for layer in self._supernets:
                 route = layer.derive()
                 self._summary.text(f"route_text/{layer.name}", f"```\n{route}\n```")
-                self._draw(f"routes/{layer.name}", draw_route, route, names=self._names(route.num_tasks))
+                draw = partial(draw_route, queries=layer.pooling == "gate")
+                self._draw(f"routes/{layer.name}", draw, route, names=self._names(route.num_tasks))
             for layer in self._allocations:
                 names = self._names(layer.num_tasks)
                 self._draw(f"allocations/{layer.name}", _draw_allocation, layer.probabilities(), names=names)

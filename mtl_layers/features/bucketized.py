@@ -41,9 +41,9 @@ class Bucketized(Spec):
     dtype = "float32"
 
     def __post_init__(self):
-        check_positive("num_buckets", self.num_buckets, minimum=2)
+        object.__setattr__(self, "num_buckets", check_positive("num_buckets", self.num_buckets, minimum=2))
         if self.width is not None:
-            check_positive("width", self.width)
+            object.__setattr__(self, "width", check_positive("width", self.width))
         if self.boundaries is not None:
             given = enumerate(self.boundaries if isinstance(self.boundaries, Iterable) else ())
             boundaries = tuple(check_finite(f"boundaries[{place}]", value) for place, value in given)

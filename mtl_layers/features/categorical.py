@@ -56,7 +56,7 @@ class Categorical(Spec):
         for name in ("hash_buckets", "oov_buckets", "max_size", "min_count", "width"):
             optional = name in ("hash_buckets", "max_size", "width")
             if not (optional and getattr(self, name) is None):
-                check_positive(name, getattr(self, name))
+                object.__setattr__(self, name, check_positive(name, getattr(self, name)))
         if isinstance(self.vocabulary, str | os.PathLike):
             object.__setattr__(self, "vocabulary", self._read(self.vocabulary))
         if self.vocabulary is not None:
@@ -78,6 +78,8 @@ class Categorical(Spec):
 
     def update(self, summary, values, name):
         values = np.asarray(values).ravel()
+        if values.dtype.kind == "u":
+            values = values.astype("int64")  # as a call reads them
         if values.dtype == object:  # as tf.data gives strings; and None or NaN among them cannot be sorted
             counted = Counter(values.tolist()).items()
         else:
@@ -127,6 +129,9 @@ class Categorical(Spec):
             raise ValueError(
                 f"`{name}` must hold values of type {self.dtype}, as its specification says; received: {strange[0]!r}"
             )
+        large = [value for value in values if wanted is int and not -(2**63) <= value < 2**63]
+        if large:
+            raise ValueError(f"`{name}` must hold values that fit int64; received: {large[0]}")
 
     def preprocessor(self, name):
         """The Keras layer from raw values to row numbers."""

@@ -13,7 +13,9 @@ class MultiValued(Spec):
     """Any number of categories in a row, such as genres or the last items seen: their embeddings pooled.
 
     Rows come padded to one length, `[batch, longest]`, with `""` for strings and `-1` for integers; or as a
-    `tf.RaggedTensor`. Padding takes no part; a row of padding alone gives zeros.
+    `tf.RaggedTensor`. Padding takes no part; a row of padding alone gives zeros. A `tf.SparseTensor`, as
+    `VarLenFeature` gives it, must be made dense before, by `tf.sparse.to_dense(x, default_value=-1)`: Keras would fill
+    it up with 0.
 
     Args:
         of: The `Categorical` that its values are. Defaults to `Categorical()`.

@@ -4,6 +4,7 @@ import numpy as np
 
 from mtl_layers._checks import check_number, check_positive
 from mtl_layers._keras import keras, ops, register
+from mtl_layers._rows import mean_over_rows
 from mtl_layers.gates.constant_gate import ConstantGate
 from mtl_layers.gates.gate import Gate
 
@@ -128,7 +129,7 @@ class DSelectKGate(Gate):
         selectors = self.selectors(scores)
         if self.entropy:
             entropies = -ops.sum(selectors * ops.log(selectors + EPSILON), axis=(1, 2, 3))
-            self.add_loss(self.entropy * ops.mean(entropies))
+            self.add_loss(ops.cast(self.entropy * mean_over_rows(entropies), keras.backend.floatx()))
         weights = self._mixed(scores, selectors)
         return self._for_every_row(weights, inputs) if self.static else ops.cast(weights, self.compute_dtype)
 

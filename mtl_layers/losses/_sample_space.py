@@ -23,8 +23,8 @@ def weighed(y_true, y_pred, sample_weight, missing_value, require_weights, name)
         raise ValueError(f"predictions of {name} must be [batch, units]; received: shape={tuple(y_pred.shape)}")
     if len(y_true.shape) == len(y_pred.shape) - 1:
         y_true = ops.expand_dims(y_true, -1)  # [batch, 1]
-    width = y_true.shape[-1] if len(y_true.shape) == 2 else None
-    if width not in (1, y_pred.shape[-1]) or differ(y_true.shape[0], y_pred.shape[0]):
+    legal = len(y_true.shape) == 2 and y_true.shape[-1] in (1, None, y_pred.shape[-1])  # None: only running will tell
+    if not legal or differ(y_true.shape[0], y_pred.shape[0]):
         raise ValueError(
             f"labels of {name} must be [batch], [batch, 1] or shaped like the prediction "
             f"{tuple(y_pred.shape)}; received: shape={tuple(y_true.shape)}"
@@ -68,9 +68,20 @@ def vector(values, dtype, rows, what):
     """Returns one number for each row, `[batch]`."""
     values = ops.cast(values, dtype)
     received = tuple(values.shape)
-    if not received or received[1:] not in ((), (1,)) or differ(received[0], rows):
+    if not received or received[1:] not in ((), (1,), (None,)) or differ(received[0], rows):
         raise ValueError(f"{what} must be [batch] or [batch, 1]; received: shape={received}")
     return ops.reshape(values, (-1,))
+
+
+def check_columns(y_true, y_pred, kind, namespace, name, argument):
+    """Refuses labels of one column where a loss or metric of Keras compares columns: some broadcast it over all."""
+    own = getattr(kind, "__name__", "")
+    compares = kind is getattr(namespace, own, None) and not any(word in own.lower() for word in ("sparse", "iou"))
+    if compares and differ(y_true.shape[-1], y_pred.shape[-1]):
+        raise ValueError(
+            f"labels of {name} must be shaped like the prediction {tuple(y_pred.shape)}, since its `{argument}` is "
+            f"not sparse; received: shape={tuple(y_true.shape)}"
+        )
 
 
 def differ(size, other):

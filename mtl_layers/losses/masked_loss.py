@@ -1,7 +1,14 @@
 """A loss over a task's own sample space."""
 
 from mtl_layers._keras import keras, ops, register
-from mtl_layers.losses._sample_space import check_missing_value, differ, fill_outside, sample_space, vector, wide
+from mtl_layers.losses._sample_space import (
+    check_columns,
+    check_missing_value,
+    fill_outside,
+    sample_space,
+    vector,
+    wide,
+)
 
 
 @register
@@ -75,19 +82,10 @@ class MaskedLoss(keras.losses.Loss):
     def call(self, y_true, y_pred):
         """The loss of each row, `[batch]`."""
         y_pred = ops.cast(y_pred, wide(y_pred))
-        if differ(y_true.shape[-1], y_pred.shape[-1]) and self._compares_columns():
-            raise ValueError(
-                f"labels of {self.name} must be shaped like the prediction {tuple(y_pred.shape)}, since its `loss` is "
-                f"not sparse; received: shape={tuple(y_true.shape)}"
-            )
+        kind = type(self.loss) if isinstance(self.loss, keras.losses.Loss) else self.loss
+        check_columns(y_true, y_pred, kind, keras.losses, self.name, "loss")
         loss = self.loss.call if isinstance(self.loss, keras.losses.Loss) else self.loss  # unreduced
         return vector(loss(y_true, y_pred), y_pred.dtype, y_pred.shape[0], f"what the `loss` of {self.name} gives")
-
-    def _compares_columns(self):
-        """Whether it is a loss of Keras for labels like the prediction: some broadcast one column over all units."""
-        kind = type(self.loss) if isinstance(self.loss, keras.losses.Loss) else self.loss
-        name = getattr(kind, "__name__", "")
-        return kind is getattr(keras.losses, name, None) and "sparse" not in name.lower()
 
     def get_config(self):
         config = {

@@ -4,7 +4,7 @@ import re
 
 from mtl_layers._keras import keras, ops, register
 from mtl_layers.losses._logit_auc import LogitAUC
-from mtl_layers.losses._sample_space import check_missing_value, sample_space
+from mtl_layers.losses._sample_space import check_columns, check_missing_value, fill_outside, sample_space
 
 
 @register
@@ -42,6 +42,7 @@ class MaskedMetric(keras.metrics.Metric):
         metric = keras.metrics.get(metric)
         if not callable(metric):
             raise ValueError(f"`metric` must be a Keras metric or a name of one; received: metric={named or metric!r}")
+        self._kind = type(metric) if isinstance(metric, keras.metrics.Metric) else metric
         if named and type(metric) is keras.metrics.AUC:
             metric = LogitAUC(num_thresholds=1000, name="auc")
         if not isinstance(metric, keras.metrics.Metric):  # a function, as Keras 2 gives for names of losses
@@ -57,6 +58,8 @@ class MaskedMetric(keras.metrics.Metric):
         y_true, weights = sample_space(
             y_true, y_pred, sample_weight, self.missing_value, self.require_weights, self.name
         )
+        check_columns(y_true, y_pred, self._kind, keras.metrics, self.name, "metric")
+        y_pred = fill_outside(ops.convert_to_tensor(y_pred), weights)
         return self.metric.update_state(y_true, ops.cast(y_pred, weights.dtype), sample_weight=weights)
 
     def result(self):

@@ -38,7 +38,7 @@ def reinforce_function(model, supernet, optimizer, reward, baseline_decay):
         gradient = ops.mean(ops.expand_dims(credited, -1) * (policy - chosen), axis=0)
         apply(ops.where(diverged, ops.zeros_like(gradient), gradient))
 
-        decay = ops.where(defined, baseline_decay, 1.0)
+        decay = ops.cast(ops.where(defined, baseline_decay, 1.0), "float32")
         supernet.search_baseline.assign(ops.where(diverged, past, decay * past + (1.0 - decay) * mean))
         supernet.search_seen.assign(seen + ops.cast(defined, "float32"))
         undefined = ops.sum(ops.cast(ops.logical_not(defined), "float32"))

@@ -3,7 +3,8 @@
 from itertools import pairwise
 
 from mtl_layers._checks import check_indexes, check_number
-from mtl_layers._keras import build_part, ops, register
+from mtl_layers._keras import build_part, keras, ops, register
+from mtl_layers._rows import mean_over_rows
 from mtl_layers.towers._chain import check_chain
 from mtl_layers.towers._transfer import Transfer
 from mtl_layers.towers.towers import FrozenTowers, Towers
@@ -96,7 +97,8 @@ class AITM(Towers):
     def _calibrate(self, chain):
         if self.calibrator:
             for before, after in pairwise(chain):
-                self.add_loss(self.calibrator * ops.mean(ops.relu(after - before)))
+                penalty = self.calibrator * mean_over_rows(ops.relu(after - before))
+                self.add_loss(ops.cast(penalty, keras.backend.floatx()))  # which losses have
 
     def freeze(self, tasks=None):
         """Returns the given tasks (all by default, as indexes) and what they read, as `Towers.freeze` does."""
