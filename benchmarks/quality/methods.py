@@ -209,6 +209,9 @@ METHODS = {
     "mtnas_recipe": _recipe("MTNAS (recipe)", tuned_as=None),
     "mtnas_recipe_input_layer": _recipe("MTNAS (recipe) with the input layer", input_layer=True),
     "mtnas_recipe_mean": _recipe("MTNAS (recipe), mean pooling", pooling="mean"),
+    "mtnas_recipe_inherited": _recipe(
+        "MTNAS (recipe), mean pooling, inherited and trained on", pooling="mean", candidates=0, polish=True
+    ),
     "mtnas_recipe_in_fit": _recipe("MTNAS (recipe), searched while it trains", **IN_FIT),
     "mtnas_recipe_sampled": _recipe(
         "MTNAS (recipe), searched while it trains on sampled routes", **IN_FIT, uniform_training=False
@@ -216,6 +219,12 @@ METHODS = {
     "mtnas_recipe_one_route": _recipe("MTNAS (recipe), one route a step", routes_per_step=1),
     "mtnas_recipe_shared_credit": _recipe("MTNAS (recipe), blocks answer for all tasks", per_task_credit=False),
     "mtnas_recipe_auc": _recipe("MTNAS (recipe), AUC as reward", reward="auc"),
+    "full_route_polished": Method(
+        "Full route with means, trained on in the same way",
+        functools.partial(full_route, pooling="mean"),
+        tuned_as="full_route",
+        options={"polish": True},
+    ),
     "random_routes": Method(
         "Random routes, best at that cost",
         full_route,

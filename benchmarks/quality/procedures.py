@@ -39,11 +39,10 @@ class Trained:
     extra: dict = field(default_factory=dict)
 
 
-def joint(problem, method, width, settings, seed):
-    """One model for all tasks."""
-    return _fitted(
-        problem, lambda: method.layer(problem.dataset, len(problem.tasks), width, settings.dropout), settings, seed
-    )
+def joint(problem, method, width, settings, seed, *, polish=False):
+    """One model for all tasks; with `polish` it trains on as an inherited route does."""
+    make = lambda: method.layer(problem.dataset, len(problem.tasks), width, settings.dropout)  # noqa: E731
+    return _fitted(problem, make, settings, seed, polish)
 
 
 def single_task(problem, method, width, settings, seed, *, together=False):
@@ -156,6 +155,7 @@ def searched(
     delay=0.0,
     afterwards=None,
     candidates=0,
+    polish=False,
     alpha_rate=0.01,
     reward=None,
     **options,
@@ -164,7 +164,8 @@ def searched(
 
     The search begins after the share `delay` of the steps; or it takes `afterwards` steps when training has ended, by
     the weights of the epoch with the least validation loss.
-    Inherited as in the paper: route and weights of the epoch with the least validation loss. With `candidates` the
+    Inherited as in the paper: route and weights of the epoch with the least validation loss; with `polish` the route
+    then trains on for a while. With `candidates` the
     search gives so many routes: its most likely one, the full one, the one without sharing and draws from its policy.
     Each is trained from scratch, and the best on validation stays. The reward is the AUC, or of regressions the loss.
     """
@@ -191,6 +192,7 @@ def searched(
     if not candidates:
         frozen = mtl.freeze(model)
         trained = _trained(problem, frozen, fitted.validation_loss, fitted.epochs, work)
+        trained = _polished(problem, frozen, settings, work) if polish else trained
         return _with_route(trained, layer.derive(), extra)
 
     routes = layer.candidates(candidates, [seed, 2])
@@ -210,12 +212,12 @@ def retrained(problem, route, width, settings, seed, input_layer, pooling="gate"
     return _with_route(trained, route, trained.extra)
 
 
-def _polished(problem, model, settings):
-    """Trains on from the weights that are there, with a learning rate that falls to nothing."""
+def _polished(problem, model, settings, work=0):
+    """After so much work, trains on from the weights that are there, with a learning rate that falls to nothing."""
     epochs = max(1, round(POLISH * problem.dataset.epochs))
     schedule = keras.optimizers.schedules.CosineDecay(settings.learning_rate / 2, problem.steps(epochs))
     fitted = problem.fit(model, settings, epochs=epochs, patience=None, rate=schedule, from_start=True)
-    return _trained(problem, model, fitted.validation_loss, fitted.epochs, fitted.work)
+    return _trained(problem, model, fitted.validation_loss, fitted.epochs, work + fitted.work)
 
 
 def _with_route(trained, route, extra):
@@ -231,11 +233,13 @@ def _mean_of_pairs(matrix):
     return float(pairs.mean()) if len(pairs) else 0.0
 
 
-def _fitted(problem, make_layer, settings, seed):
+def _fitted(problem, make_layer, settings, seed, polish=False):
     set_seed(seed)
     # Only now the layer: an initializer draws its seed when it is made.
     model = problem.network(make_layer(), settings)
     fitted = problem.fit(model, settings)
+    if polish:
+        return _polished(problem, model, settings, fitted.work)
     return _trained(problem, model, fitted.validation_loss, fitted.epochs, fitted.work)
 
 
