@@ -181,7 +181,8 @@ def draw(found, path):
             left.barh(height, pair["correlation"], 0.6, color="0.6")
         right.plot(pair["chance"], height, "|", color="0.3", markersize=14, label="" if height else "chance")
         for number, (title, (mean, half)) in enumerate(pair["shared"].items()):
-            place, label = height + 0.12 * (1 - 2 * number), "" if height else title
+            place = height + 0.24 * ((len(pair["shared"]) - 1) / 2 - number)
+            label = "" if height else title
             right.errorbar(mean, place, xerr=half, fmt="o", color=f"C{number}", capsize=3, markersize=5, label=label)
     left.set_yticks(range(len(rows)), [name for name, _ in rows])
     left.set_title("correlation of the labels", fontsize=10)
@@ -204,7 +205,7 @@ def draw_routes(best, tasks, path):
             if title in routes:
                 names = [textwrap.fill(task.replace("_", " "), 10) for task in tasks[name]]
                 gates = METHODS[method].options["supernet"].keywords["pooling"] == "gate"
-                mtl.analysis.draw_route(routes[title], place, names, f"{name}: {title}", queries=gates)
+                mtl.analysis.draw_route(routes[title], place, names, f"{name}\n{title}", queries=gates)
             else:
                 place.set_axis_off()
     figure.savefig(path, dpi=120)
