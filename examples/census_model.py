@@ -14,9 +14,9 @@ def build(specs, sharing, tasks):
     return keras.Model(inputs, outputs)
 
 
-def fit(model, data, steps, epochs, metrics=(), callbacks=()):
-    """Trains with Keras' progress bar; the learning rate falls along a cosine. Returns the history."""
-    schedule = keras.optimizers.schedules.CosineDecay(2e-3, steps * epochs)
+def fit(model, data, steps, epochs, metrics=(), callbacks=(), rate=2e-3):
+    """Trains with Keras' progress bar; the learning rate falls from `rate` along a cosine. Returns the history."""
+    schedule = keras.optimizers.schedules.CosineDecay(rate, steps * epochs)
     model.compile(
         keras.optimizers.Adam(schedule),
         **mtl.losses.per_task(

@@ -69,7 +69,9 @@ def main():
     mtl.analysis.draw_route(route, axes, TASKS, "most likely route", queries=False)
     figure.savefig(output / "route.png", dpi=120)
 
+    print("\n== the route found, its weights trained on")
     candidates = {"inherited": mtl.freeze(searched)}
+    census_model.fit(candidates["inherited"], data, steps, max(1, epochs // 4), rate=1e-3)
     for name, candidate in supernet.candidates(1 if arguments.quick else 4).items():
         print(f"\n== {name} route, trained anew")
         keras.utils.set_random_seed(0)

@@ -36,10 +36,12 @@ def test_the_blocks_run_one_after_the_other(tmp_path, monkeypatch, capsys):
 
     exec(BLOCKS[3], names)
     candidates = names["supernet"].candidates(4)
-    assert list(names["losses"]) == list(candidates) and list(candidates)[:2] == ["derived", "full"]
-    best = min(names["losses"], key=names["losses"].get)
-    (layer,) = [layer for layer in names["model"].layers if isinstance(layer, mtl.StaticRoute)]
-    assert len(candidates) == 4 and layer.route == candidates[best]
+    assert list(names["losses"]) == ["inherited", *candidates] and list(candidates)[:2] == ["derived", "full"]
+    assert names["model"] is names["rankers"][min(names["losses"], key=names["losses"].get)]
+    for name, route in candidates.items():
+        (layer,) = [layer for layer in names["rankers"][name].layers if isinstance(layer, mtl.StaticRoute)]
+        assert layer.route == route
+    assert len(candidates) == 4
     assert int(names["supernet"].search_step.numpy()) == 20 + 2 * 16  # and none of those of `fit` moved a route
     assert names["search"].start_step is None and np.abs(names["supernet"].alpha.numpy()).max() > 0.1
 
