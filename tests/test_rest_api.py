@@ -271,7 +271,7 @@ def test_a_body_that_cannot_be_unpacked_is_refused(tiny, caplog):
     response = requests.post(tiny + ":predict", data=b"no gzip", headers=headers, timeout=30)
     assert response.status_code == 400
     assert response.json()["error"].startswith("the body cannot be read: ")
-    assert "Traceback" not in caplog.text
+    assert not [record for record in caplog.records if record.name.startswith("serving")]  # aiohttp's own may be there
 
 
 @pytest.mark.parametrize(
