@@ -5,10 +5,10 @@
 Three costs. A step of the search, with a validation batch of the same size, against a training step: for the model of
 the MTNAS paper (15 fields, embeddings of width 10, 100,000 ids), at batches of 512 and 4,096 rows, without XLA and with
 it (`jit_compile`), for the part above its embeddings alone, and for the largest search there may be, each with gates
-and with means in their place (`pooling="mean"`): Adam moves all of its 13.6 million parameters of the largest's gates
-in every step, LazyAdam those of the route in force. The peak memory of both trainings, each in a process of its own.
-The forward pass of a frozen route that keeps half of the sub-networks, the part above the embeddings alone, at three
-sizes. Sides in one process take turns, step by step; medians and ratios of medians are reported.
+and with means in their place (`pooling="mean"`): Adam moves all 13.6 million parameters of its gates in every step,
+LazyAdam those of the route in force. The peak memory of both trainings, each in a process of its own. The forward pass
+of a frozen route that keeps half of the sub-networks, the part above the embeddings alone, at three sizes. Sides in one
+process take turns, step by step; medians and ratios of medians are reported.
 """
 
 import argparse

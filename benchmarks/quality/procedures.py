@@ -165,9 +165,9 @@ def searched(
     The search begins after the share `delay` of the steps; or it takes `afterwards` steps when training has ended, by
     the weights of the epoch with the least validation loss.
     Inherited as in the paper: route and weights of the epoch with the least validation loss; with `polish` the route
-    then trains on for a while. With `candidates` the
-    search gives so many routes: its most likely one, the full one, the one without sharing and draws from its policy.
-    Each is trained from scratch, and the best on validation stays. The reward is the AUC, or of regressions the loss.
+    then trains on for a while. With `candidates` the search gives so many routes: its most likely one, the full one,
+    the one without sharing and draws from its policy. Each is trained from scratch, and the best on validation stays.
+    The reward is the AUC, or of regressions the loss.
     """
     dataset, tasks = problem.dataset, len(problem.tasks)
     set_seed(seed)
@@ -191,8 +191,10 @@ def searched(
     extra = {"entropy": entropy, "supernet_parameters": layer.count_params()}
     if not candidates:
         frozen = mtl.freeze(model)
-        trained = _trained(problem, frozen, fitted.validation_loss, fitted.epochs, work)
-        trained = _polished(problem, frozen, settings, work) if polish else trained
+        if polish:
+            trained = _polished(problem, frozen, settings, work)
+        else:
+            trained = _trained(problem, frozen, fitted.validation_loss, fitted.epochs, work)
         return _with_route(trained, layer.derive(), extra)
 
     routes = layer.candidates(candidates, [seed, 2])
