@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import UNMEASURED, eagerly
 from example_run import ROOT, needs_census
+from scipy.special import expit
 
 sys.path.append(str(ROOT))
 from benchmarks.quality import datasets, procedures, report
@@ -146,6 +147,23 @@ def test_random_routes_are_others_for_every_seed(without_tracing):
     found = [method.train(problem, method, 4, Settings(0.01, 0.0, 0.0), seed, 1, "") for seed in range(3)]
     assert len({trained.extra["route"] for trained in found}) == 3
     assert all(trained.extra["trained"] == 1 and trained.work == 3 * 500 for trained in found)
+
+
+def test_ablations_take_another_route_of_the_supernet_that_the_search_has_seen(without_tracing):
+    dataset = datasets.load("synthetic:d=4,m=2").thinned(512, 1)
+    problem = Problem(dataset, encode(dataset))
+
+    def trained(name, seed):
+        method = METHODS[name]
+        return method.train(problem, method, 4, Settings(0.01, 0.0, 0.0), seed, **{**method.options, "afterwards": 2})
+
+    found, full = trained("mtnas_recipe_inherited", 0), trained("inherited_full", 0)
+    assert found.extra["entropy"] == full.extra["entropy"] and found.work == full.work
+    (everything,) = {tuple(block["values"]) for block in json.loads(full.extra["route"])["blocks"]}
+    assert everything == (0, 1, 2) and found.extra["route"] != full.extra["route"]
+    assert full.parameters == METHODS["inherited_full"].parameters(problem, 4)
+    drawn = [json.loads(trained("inherited_random", seed).extra["route"])["blocks"] for seed in (0, 1)]
+    assert drawn[0] != drawn[1] and found.extra["route"] != drawn[0]
 
 
 # --------------------------------------------------------------------------------------------------------- the records
@@ -300,3 +318,23 @@ def test_scores_look_only_at_a_task_s_own_rows():
     assert scores["metric"] == {"rated": 0.75, "liked": 1.0}
     assert scores["loss"]["liked"] == pytest.approx(-(np.log(0.8) + np.log(0.6)) / 2)
     assert scores["summed_loss"] == pytest.approx(sum(scores["loss"].values()))
+
+
+def test_calibrated_logits_are_scaled_on_the_validation_rows_that_have_a_label():
+    """By hand: of the validation rows 1/4 and 3/4 are positive where the logit is 1 and 5, so 1.1 (x - 3) / 2 it is."""
+    labels = {"liked": np.array([1, 0, 0, 0, np.nan, 1, 1, 1, 0], "float32")}
+    dataset = datasets.Dataset({}, {}, labels, {"liked": "binary"}, {})
+    problem = Problem(dataset, Encoded({}, {"validation": labels}, 0, 4))
+    predictions = {
+        "validation": {"liked": expit([1.0, 1.0, 1.0, 1.0, 9.0, 5.0, 5.0, 5.0, 5.0])},
+        "test": {"liked": expit([3.0, 1.0])},
+    }
+    train = lambda *_, work: procedures.Trained(9.0, predictions, 1, 1, 1, work)  # noqa: E731
+    found = procedures.calibrated(problem, None, 4, None, 0, train=train, work=7)
+    assert found.predictions["test"]["liked"] == pytest.approx([0.5, 0.25], abs=1e-4)
+    assert found.validation_loss == pytest.approx(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25)), abs=1e-6)
+    assert found.work == 7
+
+    problem = Problem(datasets.replace(dataset, kinds={"liked": "regression"}), problem.encoded)
+    with pytest.raises(ValueError, match="binary tasks; received: liked is a regression"):
+        procedures.calibrated(problem, None, 4, None, 0, train=train, work=7)

@@ -7,7 +7,7 @@ its width; that of the learned routes is matched at the full route, the largest 
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import mtl_layers as mtl
 from benchmarks.quality import procedures
@@ -144,6 +144,9 @@ def full_route(dataset, tasks, width, dropout, query="previous", pooling="gate",
     return StaticRoute(route, width, pooling, input_layer, dropout=dropout)
 
 
+full_route_of_means = functools.partial(full_route, pooling="mean")
+
+
 def supernet(dataset, tasks, width, dropout, **space):
     return RouteSupernet(tasks, dataset.layers, dataset.subnetworks, width, **space, dropout=dropout)
 
@@ -151,6 +154,21 @@ def supernet(dataset, tasks, width, dropout, **space):
 def _recipe(title, tuned_as="mtnas_recipe", **changed):
     """The recommended search, or its ablation. No input layer: what all routes share, no route can part."""
     return _searched(title, tuned_as, **{"input_layer": False, **RECIPE, **changed})
+
+
+def _inherited(changed, **options):
+    """The recipe with means and nothing retrained, where only the search decides; or its ablation."""
+    title = "MTNAS (recipe), mean pooling, inherited and trained on"
+    title = f"The same, {changed}" if changed else title
+    return _recipe(title, **{"pooling": "mean", "candidates": 0, "polish": True, **options})
+
+
+def _calibrated(method, tuned_as):
+    """The row with its logits scaled on validation."""
+    options = {"train": method.train, **method.options}
+    return replace(
+        method, title=f"{method.title}; calibrated", train=procedures.calibrated, tuned_as=tuned_as, options=options
+    )
 
 
 def _searched(title, tuned_as=None, query="previous", pooling="gate", input_layer=True, **options):
@@ -173,6 +191,7 @@ RECIPE = {
 }
 IN_FIT = {"afterwards": None, "delay": 1 / 3}
 AT_ITS_COST = {"cost_of": "mtnas_recipe"}  # and so after it
+AT_THE_COST_OF_MEANS = {"cost_of": "mtnas_recipe_mean"}
 
 BUDGET = {"budget": 0.5, "budget_weight": 0.1, "p_init": 0.8}  # a larger weight decides before the losses do
 
@@ -207,30 +226,31 @@ METHODS = {
     "mtnas_mean": _searched("MTNAS, mean pooling", "mtnas", pooling="mean"),
     "full_route": Method("Full route", full_route),
     "mtnas_recipe": _recipe("MTNAS (recipe)", tuned_as=None),
-    "mtnas_recipe_input_layer": _recipe("MTNAS (recipe) with the input layer", input_layer=True),
     "mtnas_recipe_mean": _recipe("MTNAS (recipe), mean pooling", pooling="mean"),
-    "mtnas_recipe_inherited": _recipe(
-        "MTNAS (recipe), mean pooling, inherited and trained on", pooling="mean", candidates=0, polish=True
-    ),
-    "mtnas_recipe_in_fit": _recipe("MTNAS (recipe), searched while it trains", **IN_FIT),
-    "mtnas_recipe_sampled": _recipe(
-        "MTNAS (recipe), searched while it trains on sampled routes", **IN_FIT, uniform_training=False
-    ),
-    "mtnas_recipe_one_route": _recipe("MTNAS (recipe), one route a step", routes_per_step=1),
-    "mtnas_recipe_shared_credit": _recipe("MTNAS (recipe), blocks answer for all tasks", per_task_credit=False),
-    "mtnas_recipe_auc": _recipe("MTNAS (recipe), AUC as reward", reward="auc"),
+    "mtnas_recipe_inherited": _inherited(None),
+    # Each of these leaves or changes one thing of the row above, whose supernet and search come from the same seeds.
+    "inherited_full": _inherited("the full route in its place", takes="full"),
+    "inherited_random": _inherited("a random route in its place", takes="random"),
+    "inherited_untrained_on": _inherited("not trained on", polish=False),
+    "inherited_gates": _inherited("with gates", pooling="gate"),
+    "inherited_input_layer": _inherited("with the input layer", input_layer=True),
+    "inherited_one_route": _inherited("one route a step", routes_per_step=1),
+    "inherited_shared_credit": _inherited("blocks answer for all tasks", per_task_credit=False),
+    "inherited_auc": _inherited("AUC as reward", reward="auc"),
+    "inherited_in_fit": _inherited("searched while it trains", **IN_FIT),
+    "inherited_sampled": _inherited("searched while it trains on the routes sampled", **IN_FIT, uniform_training=False),
     "full_route_polished": Method(
         "Full route with means, trained on in the same way",
-        functools.partial(full_route, pooling="mean"),
+        full_route_of_means,
         tuned_as="full_route",
         options={"polish": True},
     ),
     "random_routes": Method(
-        "Random routes, best at that cost",
-        full_route,
+        "Random routes with means, best at the cost of the recipe with means",
+        full_route_of_means,
         procedures.random_routes,
         tuned_as="mtnas_recipe",
-        options=AT_ITS_COST,
+        options=AT_THE_COST_OF_MEANS,
     ),
     "restarts": Method(
         "Full route, best restart at that cost",
@@ -241,9 +261,19 @@ METHODS = {
     ),
     "restarts_mean": Method(
         "Full route with means, best restart at the cost of the recipe with means",
-        functools.partial(full_route, pooling="mean"),
+        full_route_of_means,
         procedures.restarts,
         tuned_as="full_route",
-        options={"cost_of": "mtnas_recipe_mean"},
+        options=AT_THE_COST_OF_MEANS,
     ),
 }
+CALIBRATED = (
+    "single_task",
+    "shared_bottom",
+    "mmoe",
+    "mtnas_recipe_mean",
+    "mtnas_recipe_inherited",
+    "inherited_full",
+    "inherited_random",
+)
+METHODS |= {f"{name}_calibrated": _calibrated(METHODS[name], METHODS[name].tuned_as or name) for name in CALIBRATED}

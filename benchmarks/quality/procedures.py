@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import tensorflow as tf
+from scipy.special import logit
+from sklearn.linear_model import LogisticRegression
 
 import mtl_layers as mtl
 from mtl_layers._keras import keras
@@ -122,14 +124,14 @@ def restarts(problem, method, width, settings, seed, cost, cost_of):
 
 
 def random_routes(problem, method, width, settings, seed, cost, cost_of):
-    """The best of several routes drawn at random on validation, as many as the work of a search pays for."""
+    """Of routes with means, drawn at random, the best on validation; as many as the work of a search pays for."""
     dataset = problem.dataset
-    space = RouteSpace(len(problem.tasks), dataset.layers, dataset.subnetworks, searches_queries=True, has_gates=True)
+    space = RouteSpace(len(problem.tasks), dataset.layers, dataset.subnetworks, searches_queries=False, has_gates=False)
     random = np.random.default_rng([seed, 2])
 
     def train(number):
         route = space.route_of(random.integers(0, space.num_routes, space.num_blocks))
-        return retrained(problem, route, width, settings, [seed, number], input_layer=False)
+        return retrained(problem, route, width, settings, [seed, number], input_layer=False, pooling="mean")
 
     return _best_of(cost, train)
 
@@ -156,6 +158,7 @@ def searched(
     afterwards=None,
     candidates=0,
     polish=False,
+    takes="derived",
     alpha_rate=0.01,
     reward=None,
     **options,
@@ -165,7 +168,8 @@ def searched(
     The search begins after the share `delay` of the steps; or it takes `afterwards` steps when training has ended, by
     the weights of the epoch with the least validation loss.
     Inherited as in the paper: route and weights of the epoch with the least validation loss; with `polish` the route
-    then trains on for a while. With `candidates` the search gives so many routes: its most likely one, the full one,
+    then trains on for a while. To see what the route found is worth, the supernet `takes` another in its place, the
+    "full" one or a "random" one. With `candidates` the search gives so many routes: its most likely one, the full one,
     the one without sharing and draws from its policy. Each is trained from scratch, and the best on validation stays.
     The reward is the AUC, or of regressions the loss.
     """
@@ -190,6 +194,8 @@ def searched(
     work = fitted.work + steps * search.routes_per_step * len(next(iter(batches[0][1].values())))
     extra = {"entropy": entropy, "supernet_parameters": layer.count_params()}
     if not candidates:
+        if takes != "derived":
+            layer.set_route(_other_route(layer, takes, [seed, 2]))
         frozen = mtl.freeze(model)
         if polish:
             trained = _polished(problem, frozen, settings, work)
@@ -206,6 +212,32 @@ def searched(
     trained = found[chosen]
     trained.work = work + sum(candidate.work for candidate in found.values())
     return _with_route(trained, routes["derived" if chosen == "inherited" else chosen], extra)
+
+
+def calibrated(problem, method, width, settings, seed, *, train, **options):
+    """A run of `train` whose logits are then scaled and shifted to fit the validation rows, task by task.
+
+    Such scaling leaves the order of rows, and so the AUC, as it is: it shows what of a loss is calibration.
+    """
+    trained = train(problem, method, width, settings, seed, **options)
+    for task, kind in problem.dataset.kinds.items():
+        if kind != "binary":
+            raise ValueError(f"calibration is for binary tasks; received: {task} is a {kind}")
+        labels = problem.encoded.labels["validation"][task]
+        known = ~np.isnan(labels)
+        columns = {name: logit(np.clip(of[task], 1e-7, 1 - 1e-7))[:, None] for name, of in trained.predictions.items()}
+        scaling = LogisticRegression(C=np.inf).fit(columns["validation"][known], labels[known])
+        for name, of in trained.predictions.items():
+            of[task] = scaling.predict_proba(columns[name])[:, 1]
+    trained.validation_loss = problem.scores(trained.predictions["validation"], "validation")["summed_loss"]
+    return trained
+
+
+def _other_route(supernet, kind, seed):
+    """A route that no search found: the full one, or one drawn at random."""
+    if kind == "full":
+        return supernet.route_of([0] * supernet.num_blocks)
+    return supernet.route_of(np.random.default_rng(seed).integers(0, supernet.num_routes, supernet.num_blocks))
 
 
 def retrained(problem, route, width, settings, seed, input_layer, pooling="gate"):
