@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from mtl_layers._keras import keras
 from mtl_layers.freeze_report import FreezeReport, FrozenLayer
 from mtl_layers.towers.task_wise import TaskWise
-from mtl_layers.towers.trace import trace
+from mtl_layers.towers.trace import refuse_changed_layer, trace
 
 
 def freeze(model, tasks=None):
@@ -24,12 +24,13 @@ def freeze(model, tasks=None):
 
     Returns:
         A functional model from the same inputs to a dict from task name to prediction, equal to `model`'s to 1e-6 in
-        float32. Its attribute `freeze_report` says what was removed: parameters, multiply-adds, experts, gates, towers.
-        The report prints as a table; it is not saved with the model.
+        float32, and not compiled. Its attribute `freeze_report` says what was removed: parameters, multiply-adds,
+        experts, gates, towers. The report prints as a table; it is not saved with the model.
 
     Raises:
-        ValueError: If a task is unknown, the model's class has a `call` of its own, or the outputs cannot be traced to
-            a `Towers` layer and that to a sharing layer. A model without `Towers` can be exported, but not frozen.
+        ValueError: If a task is unknown, the model's class has a `call` of its own, a subclass of a layer one that the
+            `freeze` it inherits does not know, or the outputs cannot be traced to a `Towers` layer and that to a
+            sharing layer. A model without `Towers` can be exported, but not frozen.
 
     Example:
         >>> only_click = mtl.freeze(model, tasks=["click"])
@@ -38,6 +39,8 @@ def freeze(model, tasks=None):
     """
     traced = trace(model)
     towers, sharing = traced.towers, traced.sharing
+    refuse_changed_layer(sharing)
+    refuse_changed_layer(towers)
     if isinstance(tasks, str):
         raise ValueError(f"`tasks` must be a list of names, such as [{tasks!r}]; received: tasks={tasks!r}")
     known = tuple(name for name in towers.output_names if name in model.output)

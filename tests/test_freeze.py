@@ -9,6 +9,7 @@ from reference import array, randomise
 import mtl_layers as mtl
 from mtl_layers._keras import keras, ops
 from mtl_layers.towers import MultiClass, Regression
+from mtl_layers.towers.trace import refuse_changed_layer
 
 # In an order that is not the alphabet's, and one name the prefix of another.
 TASKS = {"like_comment": (3,), "like": MultiClass(3, (3,)), "also": Regression(())}
@@ -403,6 +404,41 @@ def test_a_class_of_ones_own_without_a_call_is_frozen(rng):
     agree(mtl.freeze(model), model, rng.normal(size=(3, 6)).astype("float32"), ["b", "a"])
 
 
+class Doubled(mtl.Towers):
+    """Towers that compute more than those of the package."""
+
+    def call(self, inputs, training=None):
+        return {name: 2.0 * value for name, value in super().call(inputs, training=training).items()}
+
+
+class Shifted(mtl.MMoE):
+    """A sharing layer that does."""
+
+    def call(self, inputs, training=None):
+        return 1.0 + super().call(inputs, training=training)
+
+
+class Frozen(Shifted):
+    """And one that knows how it is frozen."""
+
+    def freeze(self, tasks=None):
+        return super().freeze(tasks)
+
+
+def test_a_subclass_that_has_a_freeze_of_its_own_is_taken_at_its_word():
+    assert refuse_changed_layer(Frozen(2, 3, (4,))) is None
+
+
+def changed_towers():
+    inputs, hidden = body()
+    return keras.Model(inputs, Doubled({"b": (), "a": ()}, name="towers")(hidden))
+
+
+def changed_sharing():
+    inputs, hidden = body(Shifted(2, 3, (4,)))
+    return keras.Model(inputs, mtl.Towers({"b": (), "a": ()})(hidden))
+
+
 NAMED = r"`tasks` must be distinct names among \['like_comment', 'like', 'also'\]; received: tasks="
 
 
@@ -410,8 +446,17 @@ NAMED = r"`tasks` must be distinct names among \['like_comment', 'like', 'also'\
     ("make", "tasks", "message"),
     [
         (after_towers, None, r"outputs \['b', 'a', 'both'\] that are not exactly those of 'towers'. What comes after"),
-        (replaced, None, "not exactly those of 'towers'. What comes after the towers would vanish: freeze the model w"),
-        (swapped, None, r"outputs \['b', 'a'\] that are not exactly those of 'towers'"),
+        (
+            replaced,
+            None,
+            "not exactly those of 'towers'. What comes after the towers would .* when it is called, `frozen",
+        ),
+        (
+            swapped,
+            None,
+            r"outputs \['b', 'a'\] that are not exactly those of 'towers', which has other names for them: "
+            r"\{'b': 'a', 'a': 'b'\}. Give mtl.Towers the names",
+        ),
         (two_towers, None, "a functional model whose outputs are those of one .* a model with 2 Towers layers"),
         (no_towers, None, "received: a model with 0 Towers layers"),
         (
@@ -439,7 +484,13 @@ NAMED = r"`tasks` must be distinct names among \['like_comment', 'like', 'also'\
         ),
         (listed, None, "whose outputs are not a dict"),
         (Subclassed, None, "`model` must be a functional model .* whose outputs are not a dict"),
-        (lambda: keras.Sequential([keras.layers.Dense(1)]), None, "`model` must be .* whose outputs are not a dict"),
+        (lambda: keras.Sequential([keras.layers.Dense(1)]), None, "outputs are not a dict. One that is .* Sequential"),
+        (
+            changed_towers,
+            None,
+            "received: 'towers', a Doubled with a `call` of its own and the `freeze` of Towers. Give it a `freeze`",
+        ),
+        (changed_sharing, None, "a Shifted with a `call` of its own and the `freeze` of Mixture. Give it a `freeze`"),
         (lambda: "model", None, "received: 'model', whose outputs are not a dict"),
         (lambda: functional(LAYERS["MMoE"]()), ["lik"], NAMED + r"\['lik'\]"),
         (lambda: functional(LAYERS["MMoE"]()), ["like", "like"], NAMED + r"\['like', 'like'\]"),

@@ -192,6 +192,15 @@ def test_several_classes_have_no_auc():
         search(towerless(units=2), (x, y), 8, [(x, y)])
 
 
+def test_validation_rows_that_are_no_batches_are_refused():
+    model, _ = real_model(adam(), SMALL)
+    x, y = real_data(8)
+    rows = [(x[0], {task: labels[0, 0] for task, labels in y.items()})]
+    for reward in ("loss", lambda labels, predictions: 0.0):
+        with pytest.raises(ValueError, match=r"must give batches and not single rows: .*; received: shape=\(\)"):
+            mtl.RouteSearch(rows, reward).run(model, 1)
+
+
 def test_a_model_that_has_diverged_is_told():
     model, supernet = real_model(adam(), SMALL)
     supernet.stem.kernels[0].assign(np.full(supernet.stem.kernels[0].shape, np.nan))
@@ -210,7 +219,9 @@ def test_a_model_without_a_loss_has_nothing_to_reward():
     model, _ = real_model(adam(), SMALL)
     model = keras.Model(model.input, model.output)
     model.compile("sgd")
-    with pytest.raises(ValueError, match=r"`model` must have 1 to 2 outputs with a loss, .*; received: \[\]"):
+    with pytest.raises(
+        ValueError, match=r"`model` must be compiled with a loss for one task at least, .*: a model without"
+    ):
         model.fit(*real_data(8), verbose=0, callbacks=[mtl.RouteSearch([real_data(8)])])
 
 
@@ -336,7 +347,9 @@ def test_several_steps_per_execution_are_refused():
 def test_a_search_needs_a_compiled_model():
     model, _ = real_model(adam(), SMALL)
     model = keras.Model(model.input, model.output)
-    with pytest.raises(ValueError, match=r"`model` must have 1 to 2 outputs with a loss, .*; received: \[\]"):
+    with pytest.raises(
+        ValueError, match=r"`model` must be compiled with a loss for one task at least, .*: a model without"
+    ):
         mtl.RouteSearch([real_data(8)]).run(model, 1)
 
 

@@ -34,8 +34,6 @@ def check_classes(model, batch, outputs):
     """Refuses labels without classes on a batch, since their AUC is a number that says nothing."""
     _, labels, *weights = batch
     for task, loss in losses_by_task(model, labels, outputs).items():
-        if outputs[task].shape[-1] != 1:
-            continue  # several classes are refused when they are scored
         own = np.asarray(labels[task])
         given = _of_task(weights[0], task) if weights else None
         given = None if given is None else np.asarray(given)
@@ -54,11 +52,6 @@ def _one(reward, labels, predictions, loss, weights):
         # Not by calling the loss, which under a strategy is a replica's part of it.
         total = ops.sum(weights)
         found = ops.negative(ops.cast(ops.sum(weights * loss.call(labels, predictions)) / total, "float32"))
-    elif predictions.shape[-1] != 1:
-        raise ValueError(
-            '`reward` must not be "auc" where a task has several classes: give "loss" or a callable; '
-            f"received: predictions of shape {tuple(predictions.shape)}"
-        )
     else:
         labels, weights = _rows_of(weighed, labels, predictions, loss, weights)
         found = exact_auc(labels, predictions, weights)

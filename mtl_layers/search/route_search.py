@@ -174,6 +174,12 @@ class RouteSearch(keras.callbacks.Callback):
                 "`validation_data` must give batches (features, labels) or (features, labels, weights); "
                 f"received: {type(first).__name__}"
             )
+        if any(
+            np.ndim(array) == 0 for part in first[:2] for array in (part.values() if isinstance(part, dict) else [part])
+        ):
+            raise ValueError(
+                "`validation_data` must give batches and not single rows: call its `batch`; received: shape=()"
+            )
         if not callable(self.reward):
             self._check_tasks(first)
         reward = reward_function(self.model, self.reward)
@@ -187,7 +193,12 @@ class RouteSearch(keras.callbacks.Callback):
         outputs = getattr(self.model, "output", None)  # a subclassed model has none
         outputs = self.model(batch[0], training=False) if outputs is None else outputs
         names = list(losses_by_task(self.model, batch[1], outputs))
-        if not 0 < len(names) <= self.supernet.num_tasks:
+        if not names:
+            raise ValueError(
+                "`model` must be compiled with a loss for one task at least, unless the reward is a callable; "
+                "received: a model without"
+            )
+        if len(names) > self.supernet.num_tasks:
             raise ValueError(
                 f"`model` must have 1 to {self.supernet.num_tasks} outputs with a loss, as many as the supernet has "
                 f"tasks, unless the reward is a callable; received: {names}"
@@ -198,6 +209,11 @@ class RouteSearch(keras.callbacks.Callback):
             raise ValueError(
                 '`reward` must not be "auc" where a task is a regression: give "loss" or a callable; '
                 f"received: {numbers}"
+            )
+        if self.reward == "auc" and (several := [name for name in names if outputs[name].shape[-1] != 1]):
+            raise ValueError(
+                '`reward` must not be "auc" where a task has several classes: give "loss" or a callable; '
+                f"received: {several}"
             )
         if self.reward == "auc":
             check_classes(self.model, batch, outputs)

@@ -25,7 +25,10 @@ def trace(model):
     """Follows a model from its outputs down to its sharing layer; one that cannot be traced is refused."""
     refusal = "`model` must be a functional model whose outputs are those of one mtl.Towers on a sharing layer"
     if not isinstance(model, keras.Model) or not isinstance(getattr(model, "output", None), dict):
-        raise ValueError(f"{refusal}; received: {model!r}, whose outputs are not a dict")
+        raise ValueError(
+            f"{refusal}; received: {model!r}, whose outputs are not a dict. One that is made without names, or "
+            "Sequential, does not say which output is whose: make it by keras.Model(inputs, towers(sharing(inputs)))"
+        )
     refuse_own_call(model)
     all_towers = [layer for layer in model.layers if isinstance(layer, Towers)]
     if len(all_towers) != 1:
@@ -35,11 +38,14 @@ def trace(model):
     names = dict(enumerate(sorted(towers.output_names)))
     makers = {name: tensor._keras_history for name, tensor in model.output.items()}
     nodes = {number for _, number, _ in makers.values()}
-    if len(nodes) > 1 or any(layer is not towers or names[place] != name for name, (layer, _, place) in makers.items()):
+    received = f"received: outputs {list(model.output)} that are not exactly those of {towers.name!r}"
+    if len(nodes) > 1 or any(layer is not towers for layer, _, _ in makers.values()):
         raise ValueError(
-            f"{refusal}; received: outputs {list(model.output)} that are not exactly those of {towers.name!r}. "
-            "What comes after the towers would vanish: freeze the model without it and apply it to the result"
+            f"{refusal}; {received}. What comes after the towers would vanish: freeze the model without it and apply "
+            "it to what the frozen model gives when it is called, `frozen(inputs)`"
         )
+    if other := {name: names[place] for name, (_, _, place) in makers.items() if names[place] != name}:
+        raise ValueError(f"{refusal}; {received}, which has other names for them: {other}. Give mtl.Towers the names")
     read = towers_read = _inputs(towers, *nodes)
     between = []
     while True:
@@ -65,6 +71,19 @@ def refuse_own_call(model):
         raise ValueError(
             "`model` must be computed by its layers alone, or what its class adds would vanish; "
             f"received: {model.name!r}, a {owner.__name__} with a `call` of its own. Put what that does into a layer"
+        )
+
+
+def refuse_changed_layer(layer):
+    """Refuses a layer of this package whose subclass has a `call` that the `freeze` it inherits does not know."""
+    kinds = type(layer).__mro__
+    calls, freezes = (next(each for each in kinds if name in vars(each)) for name in ("call", "freeze"))
+    ours = __name__.split(".")[0]
+    if freezes.__module__.split(".")[0] == ours and calls.__module__.split(".")[0] != ours:
+        raise ValueError(
+            f"`model` must have layers that `freeze` knows, or what they add would vanish; received: {layer.name!r}, a "
+            f"{calls.__name__} with a `call` of its own and the `freeze` of {freezes.__name__}. Give it a `freeze`, "
+            "too, or put what it adds into a layer before the sharing layer or after the frozen model"
         )
 
 
